@@ -1,0 +1,1 @@
+"""Raw click log -> encoded data set -> batches. Knows no model."""

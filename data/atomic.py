@@ -1,0 +1,61 @@
+"""Folders that are complete or absent: written beside their place, renamed last."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` when the block ends without an exception.
+
+    An exception removes the folder and leaves an older `target` as it was; what a killed process
+    left behind is removed by the next writer of the same target. Of two writers of one target at
+    the same time the second raises `BlockingIOError`. An existing `target` raises
+    `FileExistsError` unless `replace` is set.
+    """
+    target = Path(target)
+    partial = target.with_name(f".{target.name}.partial")
+    replaced = target.with_name(f".{target.name}.replaced")
+    with _locked_folder(partial, target):
+        # A process killed between the two renames below left the older folder aside: take it back.
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        try:
+            if target.exists() and not replace:
+                raise FileExistsError(f"{target} exists; remove it or ask for it to be replaced")
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def _locked_folder(folder: Path, target: Path) -> Iterator[None]:
+    """Make `folder` empty and hold a lock on it that dies with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between our open and our lock its owner may have renamed it to `target`.
+        if not folder.exists() or os.fstat(handle).st_ino != folder.stat().st_ino:
+            raise BlockingIOError
+        for leftover in folder.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"{target} is being written by another process; wait for it or stop it"
+        ) from None
+    finally:
+        os.close(handle)

@@ -1,0 +1,178 @@
+"""What an encoded data set is: its fields, their ids, its splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+SCHEMA_FILE = "schema.yaml"
+FORMAT_VERSION = 1
+SPLITS = ("train", "val", "test")
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message names the value, the place and the way out."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One categorical field. Its global ids are `offset .. offset + size - 1`; the last is unknown.
+
+    threshold: values counted fewer times than this share the unknown id.
+    """
+
+    name: str
+    size: int
+    offset: int
+    threshold: int
+
+    @property
+    def unknown(self) -> int:
+        """The global id of every value that is rare or was never seen."""
+        return self.offset + self.size - 1
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A raw log by its name (without folder) and the sha256 of its bytes."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The head of an encoded data set, stored as `schema.yaml`.
+
+    vocabulary: "all" counts values over every row, "train" over the training rows alone.
+    split: rule and seed. rows, positives: per split. synthetic: the log was planted by us.
+    """
+
+    dataset: str
+    fields: tuple[Field, ...]
+    vocabulary: str
+    split: Mapping[str, Any]
+    rows: Mapping[str, int]
+    positives: Mapping[str, int]
+    raw: tuple[RawFile, ...]
+    synthetic: bool = False
+    version: int = FORMAT_VERSION
+
+    @property
+    def num_fields(self) -> int:
+        return len(self.fields)
+
+    @property
+    def num_features(self) -> int:
+        """Rows of the feature table."""
+        last = self.fields[-1]
+        return last.offset + last.size
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything above: two data sets with the same one hold the same rows."""
+        return hashlib.sha256(_to_yaml(self).encode()).hexdigest()
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low = np.array([field.offset for field in self.fields])
+        return low, low + np.array([field.size for field in self.fields])
+
+    def check_ids(self, ids: np.ndarray, place: str) -> None:
+        """Raise `DataError` unless every id of `ids` (rows, F) lies within its field.
+
+        place: the file that the ids came from, for the message.
+        """
+        if ids.ndim != 2 or ids.shape[1] != self.num_fields:
+            raise DataError(
+                f"{place}: rows of width {ids.shape[1:]}, but the schema has {self.num_fields} "
+                f"fields; was schema.yaml made from other data?"
+            )
+        if len(ids) == 0:
+            return
+        low, high = self._bounds
+        if (ids.min(axis=0) >= low).all() and (ids.max(axis=0) < high).all():
+            return
+        row, column = np.argwhere((ids < low) | (ids >= high))[0]
+        field = self.fields[column]
+        raise DataError(
+            f"field '{field.name}': id {ids[row, column]} is outside its ids {field.offset}.."
+            f"{field.offset + field.size - 1} ({place}, row {row}); was schema.yaml made from "
+            f"other data?"
+        )
+
+
+def write_schema(schema: Schema, folder: Path) -> None:
+    """Write `schema.yaml` into `folder`."""
+    (folder / SCHEMA_FILE).write_text(_to_yaml(schema))
+
+
+def read_schema(folder: Path) -> Schema:
+    """Read `schema.yaml` from `folder`; raise `DataError` where it is missing or malformed."""
+    path = Path(folder) / SCHEMA_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist; make the data set with "
+            f"`python -m data.prepare {Path(folder).name} --raw PATH` (or `--synthetic ROWS`)"
+        )
+    try:
+        content = yaml.safe_load(path.read_text())
+        if content["version"] != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: format version {content['version']}, this program reads "
+                f"{FORMAT_VERSION}; prepare the data set again"
+            )
+        fields = tuple(
+            Field(entry["name"], entry["size"], entry["offset"], entry["threshold"])
+            for entry in content.pop("fields")
+        )
+        raw = tuple(RawFile(**entry) for entry in content.pop("raw"))
+        del content["num_features"]
+        schema = Schema(fields=fields, raw=raw, **content)
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a schema ({error!r}); prepare the data set again") from error
+    offset = 0
+    for field in schema.fields:
+        if field.offset != offset or field.size < 1:
+            raise DataError(
+                f"{path}: field '{field.name}' has offset {field.offset} and size {field.size}, "
+                f"its ids should begin at {offset}; prepare the data set again"
+            )
+        offset += field.size
+    return schema
+
+
+def _to_yaml(schema: Schema) -> str:
+    content = {
+        "version": schema.version,
+        "dataset": schema.dataset,
+        "synthetic": schema.synthetic,
+        "raw": [asdict(raw) for raw in schema.raw],
+        "vocabulary": schema.vocabulary,
+        "split": dict(schema.split),
+        "rows": dict(schema.rows),
+        "positives": dict(schema.positives),
+        "num_features": schema.num_features,
+        "fields": [
+            {
+                "name": field.name,
+                "size": field.size,
+                "offset": field.offset,
+                "unknown": field.unknown,
+                "threshold": field.threshold,
+            }
+            for field in schema.fields
+        ],
+    }
+    return yaml.safe_dump(content, sort_keys=False)

@@ -1,0 +1,1 @@
+"""Batches -> logits -> runs -> merged scores. Knows no raw format."""

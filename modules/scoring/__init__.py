@@ -1,0 +1,1 @@
+"""Metrics, merging and reports over saved predictions. Imports no torch."""
