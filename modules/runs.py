@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,6 @@ def _save_once(path: Path, array: np.ndarray) -> None:
     """Write `array` unless it is there; members trained side by side may do so at once."""
     if path.exists():
         return
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-        np.save(file, array, allow_pickle=False)
-    Path(file.name).replace(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    np.save(partial, array, allow_pickle=False)
+    partial.replace(path)

@@ -1,0 +1,209 @@
+"""Settings of a run: dataclass defaults <- configs/<dataset>.yaml <- profiles <- `--set`."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from modules.models import MODELS, model_settings, unknown_name
+
+ARMS = ("base",)
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it, its place and the way out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings that every model shares; the defaults follow the official example run."""
+
+    embedding_dim: int = 16
+    embedding_init: float | None = None  # std of a normal; None: Xavier-uniform over the table
+    optimizer: Literal["dense"] = "dense"  # torch's Adam over the whole table
+    lr: float = 1e-4
+    l2: float = 0.0  # Adam's coupled weight decay, on the table and the model
+    batch_size: int = 4096
+    epochs: int = 1  # at most
+    patience: int = 0  # epochs without a better val AUC that are forgiven before the stop
+    vary: Literal["init", "init+order"] = "init"  # what a seed changes; "init" reads in file order
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for a value out of its range."""
+        lowest = {"embedding_dim": 1, "batch_size": 1, "epochs": 1, "patience": 0, "l2": 0.0}
+        for key, low in lowest.items():
+            if not low <= getattr(self, key) < math.inf:
+                raise ConfigError(f"{key}={getattr(self, key)} is not a number from {low} on")
+        for key in ("lr", "embedding_init"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{key}={value} is not a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's result, apart from the data."""
+
+    dataset: str
+    model: str
+    arm: str = "base"
+    seed: int = 2021
+    training: TrainingConfig = TrainingConfig()
+    model_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """The same run from another seed."""
+        return replace(self, seed=seed)
+
+    def to_yaml(self) -> str:
+        """The resolved settings, as `config.yaml` in the run folder."""
+        content = asdict(self) | {"model_settings": _plain(dict(self.model_settings))}
+        return yaml.safe_dump(content, sort_keys=False)
+
+
+def resolve(
+    dataset: str,
+    model: str,
+    *,
+    seed: int | None = None,
+    arm: str = "base",
+    profiles: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    models: Sequence[str] = (),
+) -> RunConfig:
+    """The settings of one run.
+
+    overrides: `key=value` pairs. models: the models that the overrides are meant for, where not
+    all of them know every key (`--set hidden_units=256,128` for LR and DeepFM together).
+    Raises `ConfigError` or `ModelError` for an unknown model, key or value.
+    """
+    if arm not in ARMS:
+        raise ConfigError(unknown_name("arm", arm, ARMS))
+    defaults = _read_defaults(dataset, model, profiles)
+    first_seed = _coerce("seed", defaults.pop("seed", RunConfig.seed), int)
+    given = parse_overrides(overrides)
+    _check_keys(given, models or (model,), place="--set")
+    known = _known_settings(model)
+    values = {
+        key: _coerce(key, value, known[key])
+        for key, value in (defaults | given).items()
+        if key in known
+    }
+    shared = {setting.name for setting in fields(TrainingConfig)}
+    return RunConfig(
+        dataset=dataset,
+        model=model,
+        arm=arm,
+        seed=first_seed if seed is None else seed,
+        training=TrainingConfig(**{k: v for k, v in values.items() if k in shared}),
+        model_settings=model_defaults(model) | {k: v for k, v in values.items() if k not in shared},
+    )
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["lr=3e-4", "hidden_units=[256, 128]"]` -> values by key; values are YAML."""
+    values = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"--set {pair}: expected key=value")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair}: the value is not YAML ({error})") from error
+    return values
+
+
+def model_defaults(model: str) -> dict[str, Any]:
+    """The default of every setting of a model's own."""
+    return {key: parameter.default for key, parameter in model_settings(model).items()}
+
+
+def _read_defaults(dataset: str, model: str, profiles: Sequence[str]) -> dict[str, Any]:
+    """What the YAML files of a data set and of profiles say of one model, later ones first."""
+    paths = [CONFIGS / "profiles" / f"{name}.yaml" for name in profiles]
+    for name, path in zip(profiles, paths, strict=True):
+        if not path.is_file():
+            known = (path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
+            raise ConfigError(unknown_name("profile", name, known))
+    dataset_path = CONFIGS / f"{dataset}.yaml"
+    if dataset_path.is_file():  # a user's own log needs no file
+        paths.insert(0, dataset_path)
+    values: dict[str, Any] = {}
+    for path in paths:
+        content = yaml.safe_load(path.read_text()) or {}
+        of_models = content.pop("models", {})
+        _check_keys(content, MODELS, place=str(path), more=("seed",))
+        for name, settings in of_models.items():
+            _check_keys(settings, (name,), place=f"{path}, models: {name}")
+        values |= content | of_models.get(model, {})
+    return values
+
+
+def _known_settings(model: str) -> dict[str, Any]:
+    """Type annotation of every setting that a run of `model` knows."""
+    own = {key: parameter.annotation for key, parameter in model_settings(model).items()}
+    return get_type_hints(TrainingConfig) | own
+
+
+def _check_keys(
+    values: Mapping[str, Any], models: Iterable[str], place: str, more: Sequence[str] = ()
+) -> None:
+    known = set(more).union(*(_known_settings(model) for model in models))
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{place}: {unknown_name('setting', key, known)}")
+
+
+def _coerce(key: str, value: Any, annotation: Any) -> Any:
+    """`value` as the annotated type: bool, int, float, a Literal, a sequence of ints, or None."""
+    try:
+        return _convert(value, annotation)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{key}={value!r} is not {_describe(annotation)}") from None
+
+
+def _convert(value: Any, annotation: Any) -> Any:
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        (annotation,) = (kind for kind in get_args(annotation) if kind is not type(None))
+        return _convert(value, annotation)
+    if origin is Literal:
+        if value not in get_args(annotation):
+            raise ValueError
+        return value
+    if origin is Sequence:
+        items = value.split(",") if isinstance(value, str) else value
+        items = [items] if isinstance(items, int) else items
+        return tuple(_convert(item, get_args(annotation)[0]) for item in items)
+    if annotation is bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if isinstance(value, bool) or (annotation is int and isinstance(value, float)):
+        raise TypeError
+    return annotation(value)  # YAML 1.1 reads 3e-4 as text; float() does not
+
+
+def _describe(annotation: Any) -> str:
+    """What `_convert` accepts for an annotation, in words."""
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(get_args(annotation))}"
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(_describe(kind) for kind in get_args(annotation))
+    words = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
+    return words.get(annotation, "a list of whole numbers, as 256,128")
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as YAML's own types."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}

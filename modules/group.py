@@ -1,0 +1,141 @@
+"""A group of members: what is complete, what is to train, and the training of that."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from data.schema import DataError, read_schema
+from modules.config import ConfigError, RunConfig
+from modules.models import ModelError
+from modules.runs import Member, RunError, read_member, run_folder
+from modules.training import train_member
+
+# What a user can cause; anything else that ends a member is a defect and shows its traceback.
+USER_ERRORS = (DataError, RunError, ModelError, ConfigError, OSError)
+
+
+class State(Enum):
+    """Whether a member still has to be trained."""
+
+    MISSING = "to train"
+    COMPLETE = "complete"
+    REDO = "to train again"
+    OTHER_DATA = "to train again (made from other data, which is set aside)"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One member of the group and what is to be done for it."""
+
+    config: RunConfig
+    state: State
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.model}/{self.config.arm}/seed-{self.config.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one planned member: the member, or the reason why there is none."""
+
+    planned: Planned
+    member: Member | None
+    failure: str = ""
+
+
+def plan_group(
+    configs: Sequence[RunConfig], data: Path, runs: Path, *, force: bool = False
+) -> list[Planned]:
+    """The state of every member; `force` redoes the complete ones.
+
+    A run made from other data (its schema differs) is trained again. Raises `RunError` where a
+    run was made with other settings, and `DataError` where the data set cannot be read.
+    """
+    fingerprint = read_schema(data).fingerprint
+    return [Planned(config, _state(config, runs, fingerprint, force)) for config in configs]
+
+
+def train_group(
+    planned: Sequence[Planned], data: Path, runs: Path, device: torch.device
+) -> Iterator[Outcome]:
+    """Train what is to train, yielding each outcome; a failing member does not stop the rest."""
+    for entry in planned:
+        config = entry.config
+        folder = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
+        if entry.state is State.COMPLETE:
+            yield Outcome(entry, read_member(folder))
+            continue
+        try:
+            if entry.state is State.OTHER_DATA:
+                _set_aside(folder)
+            member = train_member(config, data, runs, device, replace=entry.state is State.REDO)
+            yield Outcome(entry, member)
+        except USER_ERRORS as error:
+            yield Outcome(entry, None, str(error))
+        except Exception as error:
+            traceback.print_exc()
+            yield Outcome(entry, None, repr(error))
+
+
+def summarise(member: Member) -> str:
+    """One line: who, how good, at what cost."""
+    report = member.report
+    test = report["metrics"]["test"]
+    return (
+        f"{member.name}: test AUC {test['auc']:.5f}, log loss {test['logloss']:.5f}, "
+        f"val AUC {report['metrics']['val']['auc']:.5f} in epoch {report['best_epoch']} of "
+        f"{len(report['epochs'])}, {report['seconds']:.1f} s, "
+        f"{report['rows_per_second']:,.0f} rows/s"
+    )
+
+
+def _state(config: RunConfig, runs: Path, fingerprint: str, force: bool) -> State:
+    folder = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
+    if not folder.exists():
+        return State.MISSING
+    if force:
+        return State.REDO
+    if read_member(folder).report["data"]["fingerprint"] != fingerprint:
+        return State.OTHER_DATA
+    there = yaml.safe_load((folder / "config.yaml").read_text())
+    differences = [
+        f"{key} is {old!r} there and {new!r} here"
+        for key, old, new in _differences(there, yaml.safe_load(config.to_yaml()))
+    ]
+    if differences:
+        raise RunError(
+            f"{folder} was trained with other settings: {'; '.join(differences)}. "
+            f"--force trains it again, --runs DIR keeps both"
+        )
+    return State.COMPLETE
+
+
+def _differences(
+    there: Mapping[str, Any], here: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Every setting that differs between two nested mappings: key, value there, value here."""
+    for key in sorted({*there, *here}):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new)
+        elif old != new:
+            yield key, old, new
+
+
+def _set_aside(folder: Path) -> None:
+    """Keep a run made from other data beside its place, named by that data."""
+    fingerprint = read_member(folder).report["data"]["fingerprint"]
+    aside = folder.with_name(f"{folder.name}.data-{fingerprint[:8]}")
+    if aside.exists():
+        shutil.rmtree(aside)
+    folder.rename(aside)

@@ -1,0 +1,48 @@
+"""What two models share. Shapes: B rows, F fields, D embedding dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Hidden layers of Linear, BatchNorm (optional), ReLU, Dropout (optional), then a Linear.
+
+    Shape: (B, input_dim) -> (B, output_dim), or (B, hidden_units[-1]) where output_dim is None.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_units: Sequence[int],
+        *,
+        output_dim: int | None = 1,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        layers: list[nn.Module] = []
+        width = input_dim
+        for units in hidden_units:
+            layers.append(nn.Linear(width, units))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(units))
+            layers.append(nn.ReLU())
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+            width = units
+        if output_dim is not None:
+            layers.append(nn.Linear(width, output_dim))
+        super().__init__(*layers)
+
+
+def pairwise_sum(vectors: Tensor) -> Tensor:
+    """Sum over all pairs of fields of the inner products of their vectors.
+
+    sum_{i<j} <e_i, e_j> = 1/2 sum_d [(sum_f e_fd)^2 - sum_f e_fd^2] (Rendle, ICDM 2010).
+    Shape: (B, F, D) -> (B,)
+    """
+    square_of_sum = vectors.sum(dim=1).square()  # (B, D)
+    sum_of_squares = vectors.square().sum(dim=1)  # (B, D)
+    return 0.5 * (square_of_sum - sum_of_squares).sum(dim=1)

@@ -1,0 +1,53 @@
+"""The models: plain modules from embedded fields to logits, built by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from modules.models.deepfm import DeepFM
+from modules.models.fm import FM
+from modules.models.lr import LR
+
+MODELS: dict[str, type[nn.Module]] = {
+    "lr": LR,
+    "fm": FM,
+    "deepfm": DeepFM,
+}
+
+
+class ModelError(ValueError):
+    """An unknown model or setting; the message lists the known ones."""
+
+
+def build_model(name: str, num_fields: int, **settings: Any) -> nn.Module:
+    """Build a model by name for rows of `num_fields` fields.
+
+    settings: `embedding_dim` and the keyword arguments of the model's class.
+    Raises `ModelError` for an unknown name or setting.
+    """
+    known = model_settings(name)
+    for key in settings:
+        if key not in {*known, "embedding_dim"}:
+            raise ModelError(unknown_name("setting", key, known, of=f" of model '{name}'"))
+    return MODELS[name](num_fields, **settings)
+
+
+def model_settings(name: str) -> dict[str, inspect.Parameter]:
+    """The keyword-only settings of a model's class, by name."""
+    if name not in MODELS:
+        raise ModelError(unknown_name("model", name, MODELS))
+    parameters = inspect.signature(MODELS[name], eval_str=True).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], of: str = "") -> str:
+    """The message for an unknown name: the nearest known one, and all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    guess = f"did you mean '{near[0]}'? " if near else ""
+    return f"unknown {kind} '{name}'{of}; {guess}known: {', '.join(names) or 'none'}"

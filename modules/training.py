@@ -1,0 +1,363 @@
+"""The training of one member: batches in, a complete run folder out.
+
+Shapes: B rows of a batch, F fields, U distinct ids of a batch, W width of the feature table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from tqdm import tqdm
+
+from data.atomic import atomic_folder
+from data.loader import Batch, Loader, read_labels, read_truth
+from data.schema import Schema, read_schema
+from modules.config import RunConfig
+from modules.cost import count_macs_per_row, count_parameters
+from modules.embedding import EmbeddingTable, Network
+from modules.models import build_model
+from modules.optim import DenseAdam
+from modules.runs import SCORED_SPLITS, Member, RunError, read_member, run_folder, store_labels
+from modules.scoring.metrics import auc, logloss
+
+CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the device
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The independent random streams of one seed."""
+
+    table: torch.Generator  # initialisation of the feature table
+    order: torch.Generator  # order of the training rows
+    model: int  # seed of the model's initialisation
+    dropout: int
+
+    @classmethod
+    def of(cls, seed: int) -> Streams:
+        table, order, model, dropout = np.random.SeedSequence(seed).generate_state(4).tolist()
+        return cls(
+            table=torch.Generator().manual_seed(table),
+            order=torch.Generator().manual_seed(order),
+            model=model,
+            dropout=dropout,
+        )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave."""
+
+    epoch: int
+    train_loss: float  # mean over the epoch's rows, each before it was learnt from
+    val_auc: float
+    val_logloss: float
+    seconds: float  # of training, without the evaluation
+    rows_per_second: float
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:1` as a device that is there; `RunError` otherwise."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RunError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RunError(
+            f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices; "
+            f"use --device auto, or look at CUDA_VISIBLE_DEVICES"
+        )
+    return device
+
+
+def train_member(
+    config: RunConfig, data: Path, runs: Path, device: torch.device, *, replace: bool = False
+) -> Member:
+    """Train one member on the encoded data set in `data` and write its run folder under `runs`.
+
+    The epoch with the best val AUC is restored, then the test split is scored, once. The folder
+    is complete or absent. Raises `DataError` for unusable data, `RunError` where the loss stops
+    being finite, `FileExistsError` where the run is there and `replace` is not set.
+    """
+    schema = read_schema(data)
+    target = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
+    with atomic_folder(target, replace=replace) as folder:
+        started = time.perf_counter()
+        streams = Streams.of(config.seed)
+        network = build_network(config, schema, streams).to(device)
+        trainer = Trainer(config, schema, data, network, streams, folder)
+        with _seeded(streams.dropout, device):
+            epochs = trainer.fit()
+        logits = {"val": trainer.best_val_logits, "test": trainer.predict("test")}
+        for split in SCORED_SPLITS:
+            np.save(folder / f"{split}.npy", logits[split], allow_pickle=False)
+        report = {
+            "dataset": config.dataset,
+            "model": config.model,
+            "arm": config.arm,
+            "seed": config.seed,
+            **_scores(logits, data, schema, runs, config.dataset),
+            "best_epoch": max(epochs, key=lambda epoch: epoch.val_auc).epoch,
+            "epochs": [asdict(epoch) for epoch in epochs],
+            **_costs(network, schema, config),
+            "rows_per_second": float(np.median([epoch.rows_per_second for epoch in epochs])),
+            "seconds": time.perf_counter() - started,
+            **_provenance(schema, device),
+        }
+        (folder / "config.yaml").write_text(config.to_yaml())
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return read_member(target)
+
+
+def build_network(config: RunConfig, schema: Schema, streams: Streams) -> Network:
+    """A freshly initialised feature table and model, on the CPU."""
+    with _seeded(streams.model, torch.device("cpu")):
+        model = build_model(
+            config.model,
+            schema.num_fields,
+            embedding_dim=config.training.embedding_dim,
+            **config.model_settings,
+        )
+    table = EmbeddingTable(
+        schema.num_features,
+        config.training.embedding_dim if model.uses_vectors else 0,
+        first_order=bool(model.uses_weights),
+        generator=streams.table,
+        init=config.training.embedding_init,
+    )
+    return Network(table, model)
+
+
+class Trainer:
+    """Trains a network on a data set, keeping the epoch with the best val AUC in `folder`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        schema: Schema,
+        data: Path,
+        network: Network,
+        streams: Streams,
+        folder: Path,
+    ) -> None:
+        self.settings = config.training
+        self.name = f"{config.model} seed {config.seed}"
+        self.schema = schema
+        self.data = data
+        self.network = network
+        self.device = network.table.weight.device
+        self.folder = folder
+        self.order = streams.order if self.settings.vary == "init+order" else None
+        lr, l2 = self.settings.lr, self.settings.l2
+        self.table_optimizer = DenseAdam(network.table.weight, lr=lr, l2=l2)
+        self.model_parameters = list(network.model.parameters())
+        self.model_optimizer = (
+            torch.optim.Adam(self.model_parameters, lr=lr, weight_decay=l2, fused=True)
+            if self.model_parameters  # the official FM has none
+            else None
+        )
+        self.steps = 0
+        self.best_val_logits = np.empty(0, np.float32)
+
+    def fit(self) -> list[Epoch]:
+        """Train until val AUC stops rising; the network is left as it was in the best epoch."""
+        labels = read_labels(self.data, "val", self.schema)
+        epochs: list[Epoch] = []
+        best: Epoch | None = None
+        for number in range(1, self.settings.epochs + 1):
+            started = time.perf_counter()
+            train_loss = self.train_epoch(number)
+            seconds = time.perf_counter() - started
+            val_logits = self.predict("val")
+            epoch = Epoch(
+                epoch=number,
+                train_loss=train_loss,
+                val_auc=auc(labels, val_logits),
+                val_logloss=logloss(labels, val_logits),
+                seconds=seconds,
+                rows_per_second=self.schema.rows["train"] / seconds,
+            )
+            epochs.append(epoch)
+            self._log(epoch)
+            if best is None or epoch.val_auc > best.val_auc:
+                best = epoch
+                self.best_val_logits = val_logits
+                safetensors.torch.save_model(self.network, str(self.folder / WEIGHTS))
+            elif number - best.epoch > self.settings.patience:
+                break
+        if best is not epochs[-1]:
+            safetensors.torch.load_model(
+                self.network, self.folder / WEIGHTS, device=str(self.device)
+            )
+        return epochs
+
+    def train_epoch(self, number: int) -> float:
+        """One pass over the training rows; their mean loss. Raises `RunError` if it diverges."""
+        self.network.train()
+        loader = Loader(
+            self.data,
+            "train",
+            batch_size=self.settings.batch_size,
+            generator=self.order,
+            schema=self.schema,
+        )
+        losses: list[Tensor] = []  # of the steps since the last look
+        total = 0.0
+        with tqdm(
+            total=loader.num_rows,
+            desc=f"{self.name} epoch {number}",
+            unit="rows",
+            unit_scale=True,
+            leave=False,
+            disable=None,  # where the output is no terminal
+        ) as bar:
+            for batch in loader:
+                losses.append(self.train_step(batch) * len(batch.labels))
+                bar.update(len(batch.labels))
+                if len(losses) == CHECK_EVERY:
+                    total += self._finite_sum(losses, number)
+                    bar.set_postfix(loss=f"{total / bar.n:.4f}")
+                    losses.clear()
+        if losses:
+            total += self._finite_sum(losses, number)
+        return total / loader.num_rows
+
+    def train_step(self, batch: Batch) -> Tensor:
+        """One step of both optimisers; the batch's mean loss before it, a scalar on the device."""
+        ids = batch.ids.to(self.device, non_blocking=True)  # (B, F)
+        labels = batch.labels.to(self.device, non_blocking=True)  # (B,)
+        distinct, index = torch.unique(ids, return_inverse=True)  # (U,), (B, F)
+        rows = self.table_optimizer.gather(distinct)  # (U, W)
+        vectors, weights = self.network.table.embed(rows, index)
+        logits = self.network.model(vectors, weights)
+        loss = binary_cross_entropy_with_logits(logits, labels)
+        for parameter in self.model_parameters:
+            parameter.grad = None
+        loss.backward()
+        self.table_optimizer.update(distinct, rows)
+        if self.model_optimizer is not None:
+            self.model_optimizer.step()
+        self.steps += 1
+        return loss.detach()
+
+    def predict(self, split: str) -> np.ndarray:
+        """Logits (rows,) float32 of a split in file order."""
+        self.table_optimizer.synchronize()
+        self.network.eval()
+        loader = Loader(self.data, split, batch_size=self.settings.batch_size, schema=self.schema)
+        with torch.inference_mode():
+            logits = [self.network(batch.ids.to(self.device)) for batch in loader]
+        return torch.cat(logits).float().cpu().numpy()
+
+    def _finite_sum(self, losses: list[Tensor], epoch: int) -> float:
+        stacked = torch.stack(losses).double().cpu()
+        finite = stacked.isfinite()
+        if not finite.all():
+            first = int((~finite).nonzero()[0])
+            raise RunError(
+                f"{self.name}: the loss is {stacked[first].item()} at step "
+                f"{self.steps - len(losses) + first + 1} (epoch {epoch}); the learning rate of "
+                f"{self.settings.lr} may be too high, try --set lr={self.settings.lr / 10:g}"
+            )
+        return float(stacked.sum().item())
+
+    def _log(self, epoch: Epoch) -> None:
+        line = (
+            f"epoch {epoch.epoch}: train loss {epoch.train_loss:.5f}, val AUC "
+            f"{epoch.val_auc:.5f}, val log loss {epoch.val_logloss:.5f}, "
+            f"{epoch.rows_per_second:,.0f} rows/s"
+        )
+        with (self.folder / "log.txt").open("a") as log:
+            print(line, file=log)
+        tqdm.write(f"{self.name} {line}")
+
+
+def _scores(
+    logits: Mapping[str, np.ndarray], data: Path, schema: Schema, runs: Path, dataset: str
+) -> dict[str, Any]:
+    """Metrics of the scored splits, and the hashes under which their labels are stored."""
+    metrics, hashes = {}, {}
+    for split in SCORED_SPLITS:
+        labels = read_labels(data, split, schema)
+        metrics[split] = {
+            "auc": auc(labels, logits[split]),
+            "logloss": logloss(labels, logits[split]),
+        }
+        hashes[split] = store_labels(runs, dataset, labels, read_truth(data, split))
+    return {"metrics": metrics, "labels": hashes}
+
+
+def _costs(network: Network, schema: Schema, config: RunConfig) -> dict[str, Any]:
+    macs = count_macs_per_row(network.model, schema.num_fields, config.training.embedding_dim)
+    return {
+        "parameters": count_parameters(network),
+        "macs_per_row": macs,
+        "flops_per_row": 2 * macs,
+    }
+
+
+def _provenance(schema: Schema, device: torch.device) -> dict[str, Any]:
+    """What the run was made from and where."""
+    on_gpu = device.type == "cuda"
+    return {
+        "data": {
+            "fingerprint": schema.fingerprint,
+            "synthetic": schema.synthetic,
+            "rows": dict(schema.rows),
+            "positives": dict(schema.positives),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "numpy")},
+        },
+        "device": str(device),
+        "machine": torch.cuda.get_device_name(device) if on_gpu else _describe_cpu(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _describe_cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (info.read_text().splitlines() if info.exists() else ())
+        if line.startswith("model name")
+    ]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, with `-dirty` behind it where files differ; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's default generators start from `seed` inside, and are as before outside."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

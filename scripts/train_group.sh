@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Set up, prepare, train the group, merge: scripts/train_group.sh DATASET RAW [OPTION ...]
+# RAW may be empty: then data/raw/DATASET is looked into, and failing that a log is planted.
+# The options go to trainer_group.py. MODELS (lr,fm,deepfm), SEEDS (5) and ROWS (of a planted log,
+# 200000) are read from the environment.
+set -euo pipefail
+dataset=$1 raw=$2
+shift 2
+[ -z "$raw" ] || raw=$(realpath -m "$raw")
+cd "$(dirname "$0")/.."
+
+if [ -z "$raw" ]; then
+  for name in train.gz train.csv train.txt.gz train.txt training.txt.gz training.txt; do
+    if [ -f "data/raw/$dataset/$name" ]; then
+      raw=data/raw/$dataset/$name
+      break
+    fi
+  done
+fi
+if [ -n "$raw" ]; then
+  echo "$dataset: the log $raw"
+  source_of_rows=(--raw "$raw")
+else
+  rows=${ROWS:-200000}
+  echo "$dataset: no raw log given (${dataset^^}_RAW=PATH), so a SYNTHETIC log of $rows rows"
+  source_of_rows=(--synthetic "$rows")
+fi
+
+source scripts/setup.sh requirements.txt
+models=${MODELS:-lr,fm,deepfm}
+python -m data.prepare "$dataset" "${source_of_rows[@]}"
+profile=$(python - "data/encoded/$dataset" <<'PY'
+import sys
+from pathlib import Path
+
+from data.schema import read_schema
+
+if read_schema(Path(sys.argv[1])).rows["train"] < 2_000_000:
+    print("--profile=small")
+PY
+)
+python trainer_group.py --dataset "$dataset" --models "$models" --seeds "${SEEDS:-5}" $profile "$@"
+python merge.py --dataset "$dataset" --models "$models"
