@@ -17,10 +17,11 @@ from data.schema import DataError, read_schema
 from modules.config import ConfigError, RunConfig
 from modules.models import ModelError
 from modules.runs import Member, RunError, read_member, run_folder
+from modules.scoring.metrics import MetricError
 from modules.training import train_member
 
 # What a user can cause; anything else that ends a member is a defect and shows its traceback.
-USER_ERRORS = (DataError, RunError, ModelError, ConfigError, OSError)
+USER_ERRORS = (DataError, RunError, ModelError, ConfigError, MetricError, OSError)
 
 
 class State(Enum):

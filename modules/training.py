@@ -219,7 +219,7 @@ class Trainer:
             schema=self.schema,
         )
         losses: list[Tensor] = []  # of the steps since the last look
-        total = 0.0
+        total, rows = 0.0, 0
         with tqdm(
             total=loader.num_rows,
             desc=f"{self.name} epoch {number}",
@@ -230,14 +230,15 @@ class Trainer:
         ) as bar:
             for batch in loader:
                 losses.append(self.train_step(batch) * len(batch.labels))
+                rows += len(batch.labels)
                 bar.update(len(batch.labels))
                 if len(losses) == CHECK_EVERY:
                     total += self._finite_sum(losses, number)
-                    bar.set_postfix(loss=f"{total / bar.n:.4f}")
+                    bar.set_postfix(loss=f"{total / rows:.4f}")
                     losses.clear()
         if losses:
             total += self._finite_sum(losses, number)
-        return total / loader.num_rows
+        return total / rows
 
     def train_step(self, batch: Batch) -> Tensor:
         """One step of both optimisers; the batch's mean loss before it, a scalar on the device."""

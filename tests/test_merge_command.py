@@ -1,0 +1,292 @@
+"""The real merge command on planted runs: what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import merge as command
+from modules.scoring import report as reporting
+from modules.scoring.metrics import auc, logloss_of_probabilities, sigmoid
+from tests.fake_runs import FakeLog, edit_report, read_report
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MEMBER_COLUMNS = [
+    "model",
+    "arm",
+    "seed",
+    "val_auc",
+    "val_logloss",
+    "test_auc",
+    "test_logloss",
+    "parameters",
+    "macs_per_row",
+    "seconds",
+]
+MERGED_COLUMNS = [
+    "group",
+    "k",
+    "pool",
+    "subsets",
+    "test_auc",
+    "test_auc_sd",
+    "test_logloss",
+    "test_logloss_sd",
+    "member_auc",
+    "member_logloss",
+    "best_member_auc",
+    "ambiguity",
+]
+FILES = ["gain.png", "members.csv", "merged.csv", "report.md"]
+
+
+def merge(home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run merge.py as a user does, in a folder `home` with its own runs/ and results/."""
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "merge.py"), "--dataset", "avazu", *flags],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Three members of fm, two of deepfm, on the same rows."""
+    log = FakeLog()
+    for seed in (1, 2, 3):
+        log.write_run(tmp_path / "runs", "fm", seed, noise=0.8, macs=100)
+    for seed in (1, 2):
+        log.write_run(tmp_path / "runs", "deepfm", seed, noise=0.4, macs=1000)
+    return tmp_path
+
+
+def test_merges_and_reports(home: Path) -> None:
+    done = merge(home)
+    assert (done.returncode, done.stderr) == (0, "")
+    results = home / "results" / "avazu"
+    assert sorted(file.name for file in results.iterdir()) == FILES
+    assert [file.name for file in results.parent.iterdir()] == ["avazu"]
+    assert "results/avazu/report.md" in done.stdout and "results/avazu/gain.png" in done.stdout
+
+    members = pd.read_csv(results / "members.csv")
+    assert list(members)[: len(MEMBER_COLUMNS)] == MEMBER_COLUMNS
+    assert list(members["model"] + members["seed"].astype(str)) == [
+        *("deepfm1", "deepfm2"),
+        *("fm1", "fm2", "fm3"),
+    ]
+    for member in members.itertuples():
+        folder = home / "runs" / "avazu" / member.model / member.arm / f"seed-{member.seed}"
+        reported = read_report(folder)
+        for split in ("val", "test"):
+            for metric, value in reported["metrics"][split].items():
+                assert getattr(member, f"{split}_{metric}") == pytest.approx(value, abs=1e-12)
+
+    merged = pd.read_csv(results / "merged.csv")
+    assert list(merged)[: len(MERGED_COLUMNS)] == MERGED_COLUMNS
+    assert len(merged) == 2 * (2 + 3 + 5)
+    whole = merged[(merged["group"] == "all") & (merged["k"] == 5)]
+    assert whole["test_auc_sd"].isna().all() and (whole["logloss_gain"] > 0).all()
+
+    report = (results / "report.md").read_text()
+    answer = report.splitlines()[2]
+    assert report.startswith("# Merging on the synthetic Avazu log, 4,100 rows\n")
+    assert answer.startswith("Merging 2 x deepfm (probability mean) reaches test AUC 0.")
+    assert "all 5 members of 2 models" in report
+    assert "test 500" in report and "a test's machine, 2 cores" in report
+    assert "fm 1, 2, 3" in report and "2,300" in report  # 2 x 1000 + 3 x 100 multiply-adds
+    for value in whole["test_auc"]:
+        assert f"{value:.5f}" in report and f"{value:.5f}" in done.stdout
+
+
+def test_reports_the_best_possible_scores(home: Path) -> None:
+    merge(home)
+    log = FakeLog()
+    truth = sigmoid(log.true_logits["test"])
+    best = auc(log.labels["test"], truth), logloss_of_probabilities(log.labels["test"], truth)
+    report = (home / "results/avazu/report.md").read_text()
+    assert f"AUC {best[0]:.5f}, log loss {best[1]:.5f}" in report
+
+
+def test_a_real_log_has_no_best_possible_scores(home: Path) -> None:
+    for truth in (home / "runs/avazu/labels").glob("*.truth.npy"):
+        truth.unlink()
+    for folder in home.glob("runs/avazu/*/*/seed-*"):
+        edit_report(folder, data={**read_report(folder)["data"], "synthetic": False})
+    assert merge(home).returncode == 0
+    report = (home / "results/avazu/report.md").read_text()
+    assert report.startswith("# Merging on the Avazu log, 4,100 rows\n")
+    assert "Best possible" not in report
+
+
+def test_flags_choose_models_pool_and_places(home: Path) -> None:
+    flags = ("--models", "fm", "--pool", "logit", "--results", "elsewhere", "--max-subsets", "2")
+    done = merge(home, *flags)
+    assert done.returncode == 0, done.stderr
+    merged = pd.read_csv(home / "elsewhere/avazu/merged.csv")
+    assert set(merged["group"]) == {"fm"} and set(merged["pool"]) == {"logit"}
+    assert list(merged["subsets"]) == [2, 2, 1]
+    assert "2 of 3" in (home / "elsewhere/avazu/report.md").read_text()
+
+
+def test_only_the_asked_arm_is_merged(home: Path) -> None:
+    add_wider_fm(home)
+    assert merge(home).returncode == 0
+    assert set(pd.read_csv(home / "results/avazu/members.csv")["arm"]) == {"base"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [(0.0009, "within"), (-0.0009, "within"), (0.0011, "beyond"), (-0.0011, "beyond")],
+)
+def test_gain_below_the_sd_over_seeds_is_called_noise(gain: float, verdict: str) -> None:
+    scores = pd.DataFrame({"model": "fm", "test_auc": [0.7, 0.701, 0.702], "val_auc": 0.7})
+    merge = {"group": "fm", "k": 3, "pool": "logit", "test_auc": 0.701 + gain, "auc_gain": gain}
+    merged = pd.DataFrame([{**merge, "test_logloss": 0.4, "logloss_gain": 0.01}])
+    assert reporting.answer(scores, merged) == (
+        f"Merging 3 x fm (logit mean) reaches test AUC {0.701 + gain:.5f}, {gain:+.5f} over the "
+        f"mean member (sd 0.00100 over seeds: {verdict} the seed noise), and log loss 0.40000, "
+        f"-0.01000 against it."
+    )
+
+
+def test_one_member_leaves_nothing_to_merge(tmp_path: Path) -> None:
+    FakeLog().write_run(tmp_path / "runs", "fm", 7)
+    done = merge(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing to merge: one member, fm seed 7" in done.stdout
+
+
+def test_one_seed_a_model_leaves_the_noise_unknown(tmp_path: Path) -> None:
+    log = FakeLog()
+    for model in ("fm", "deepfm"):
+        log.write_run(tmp_path / "runs", model, 7)
+    done = merge(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "all 2 members of 2 models" in done.stdout and "noise is unknown" in done.stdout
+
+
+def add_wider_fm(home: Path) -> None:
+    FakeLog().write_run(home / "runs", "fm", 1, arm="width:2")
+
+
+def copy_run_of_other_data(home: Path) -> None:
+    other = FakeLog(seed=9).write_run(home / "other", "fm", 4, dataset="criteo")
+    shutil.copytree(other, home / "runs/avazu/fm/base/seed-4")
+
+
+def copy_run_to_another_seed(home: Path) -> None:
+    base = home / "runs/avazu/fm/base"
+    shutil.copytree(base / "seed-1", base / "seed-4")
+
+
+def change_predictions(home: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    path = home / "runs/avazu/fm/base/seed-2/test.npy"
+    np.save(path, change(np.load(path)))
+
+
+def poison(logits: np.ndarray) -> np.ndarray:
+    logits[17] = np.nan
+    return logits
+
+
+def truncate(home: Path) -> None:
+    path = home / "runs/avazu/fm/base/seed-2/val.npy"
+    path.write_bytes(path.read_bytes()[:300])
+
+
+@pytest.mark.parametrize(
+    ("damage", "flags", "said"),
+    [
+        (copy_run_of_other_data, (), ["fm/base/seed-4", "deepfm/base/seed-1 and 4 more", "val"]),
+        (copy_run_to_another_seed, (), ["seed-4 holds the run fm/base/seed-1", "move it"]),
+        (lambda home: change_predictions(home, lambda z: z[:-1]), (), ["test.npy", "(499,)"]),
+        (
+            lambda home: change_predictions(home, lambda z: z.astype(float)),
+            (),
+            ["test.npy", "float64", "500"],
+        ),
+        (lambda home: change_predictions(home, poison), (), ["test.npy", "row 17", "nan"]),
+        (lambda home: change_predictions(home, lambda z: -z), (), ["fm/base/seed-2", "reported"]),
+        (truncate, (), ["seed-2/val.npy", "train it again"]),
+        (lambda home: shutil.rmtree(home / "runs/avazu/labels"), (), ["labels", "again"]),
+        (lambda home: shutil.rmtree(home / "runs/avazu"), (), ["no trained member", "trainer"]),
+        (lambda _: None, ("--models", "fm,dcn"), ["'dcn'", "deepfm, fm"]),
+        (lambda _: None, ("--arm", "depth:2"), ["'depth:2'", "deepfm/base, fm/base"]),
+        (add_wider_fm, ("--arm", "width:2", "--models", "fm,deepfm"), ["of deepfm in arm"]),
+        (lambda _: None, ("--pool", "prob,median"), ["'median'", "prob, logit"]),
+    ],
+)
+def test_refuses_and_leaves_older_results_alone(
+    home: Path,
+    damage: Callable[[Path], None],
+    flags: tuple[str, ...],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = home / "results" / "avazu"
+    results.mkdir(parents=True)
+    (results / "report.md").write_text("older")
+    damage(home)
+    monkeypatch.chdir(home)
+    assert command.main(["--dataset", "avazu", *flags]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1
+    for words in said:
+        assert words in error
+    assert [file.relative_to(home / "results") for file in (home / "results").rglob("*")] == [
+        Path("avazu"),
+        Path("avazu/report.md"),
+    ]
+    assert (results / "report.md").read_text() == "older"
+
+
+def test_hashes_of_different_labels_are_named(home: Path) -> None:
+    copy_run_of_other_data(home)
+    done = merge(home)
+    assert done.returncode == 1 and done.stdout == ""
+    for seed in (1, 4):
+        digest = read_report(home / f"runs/avazu/fm/base/seed-{seed}")["labels"]["val"]
+        assert digest[:8] in done.stderr and digest not in done.stderr
+    assert not (home / "results").exists()
+
+
+def test_results_are_replaced_and_other_files_kept(home: Path) -> None:
+    results = home / "results" / "avazu"
+    results.mkdir(parents=True)
+    (results / "report.md").write_text("older")
+    (results / "notes.txt").write_text("mine")
+    assert merge(home).returncode == 0
+    assert (results / "notes.txt").read_text() == "mine"
+    assert "older" not in (results / "report.md").read_text()
+
+
+def test_a_failed_write_leaves_older_results_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    results = home / "results" / "avazu"
+    results.mkdir(parents=True)
+    (results / "merged.csv").write_text("older")
+    monkeypatch.setattr(reporting, "draw_gain", full_disk)  # the last file written
+    monkeypatch.chdir(home)
+    assert command.main(["--dataset", "avazu"]) == 1
+    assert [file.name for file in results.iterdir()] == ["merged.csv"]
+    assert (results / "merged.csv").read_text() == "older"
+    assert [file.name for file in results.parent.iterdir()] == ["avazu"]
+
+
+def test_imports_no_torch() -> None:
+    check = "import sys, merge; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, check=True)
