@@ -17,9 +17,9 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     An exception removes the folder and leaves an older `target` as it was; what a killed process
     left behind is removed by the next writer of the same target. Of two writers of one target at
     the same time the second raises `BlockingIOError`. An existing `target` raises
-    `FileExistsError` unless `replace` is set.
+    `FileExistsError` unless `replace` is set. A `target` that is a link is followed.
     """
-    target = Path(target)
+    target = Path(target).resolve()
     partial = target.with_name(f".{target.name}.partial")
     replaced = target.with_name(f".{target.name}.replaced")
     with _locked_folder(partial, target):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -15,10 +15,20 @@ import yaml
 SCHEMA_FILE = "schema.yaml"
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
+PREPARE_AGAIN = "prepare the data set again with --force"
+# The column of the labels, in a chunk of a log as in a shard.
+LABEL = "label"
 
 
 class DataError(Exception):
     """Data that cannot be used; the message names the value, the place and the way out."""
+
+
+class Rows(NamedTuple):
+    """Encoded rows: global feature ids (rows, F) int32 and labels, 0 or 1, (rows,) uint8."""
+
+    ids: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -127,30 +137,43 @@ def read_schema(folder: Path) -> Schema:
             f"`python -m data.prepare {Path(folder).name} --raw PATH` (or `--synthetic ROWS`)"
         )
     try:
-        content = yaml.safe_load(path.read_text())
-        if content["version"] != FORMAT_VERSION:
-            raise DataError(
-                f"{path}: format version {content['version']}, this program reads "
-                f"{FORMAT_VERSION}; prepare the data set again"
-            )
-        fields = tuple(
-            Field(entry["name"], entry["size"], entry["offset"], entry["threshold"])
-            for entry in content.pop("fields")
+        return _from_yaml(path.read_text())
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        reason = error if type(error) is ValueError else repr(error)
+        raise DataError(f"{path}: not a schema ({reason}); {PREPARE_AGAIN}") from error
+
+
+def _from_yaml(text: str) -> Schema:
+    content = yaml.safe_load(text)
+    if content["version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"format version {content['version']}, but this program reads {FORMAT_VERSION}"
         )
-        raw = tuple(RawFile(**entry) for entry in content.pop("raw"))
-        del content["num_features"]
-        schema = Schema(fields=fields, raw=raw, **content)
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a schema ({error!r}); prepare the data set again") from error
+    fields = tuple(
+        Field(entry["name"], entry["size"], entry["offset"], entry["threshold"])
+        for entry in content.pop("fields")
+    )
+    raw = tuple(RawFile(**entry) for entry in content.pop("raw"))
+    del content["num_features"]
+    schema = Schema(fields=fields, raw=raw, **content)
+    _check_layout(schema)
+    return schema
+
+
+def _check_layout(schema: Schema) -> None:
+    """Raise `ValueError` unless the fields' ids lie end to end and every split is counted."""
     offset = 0
     for field in schema.fields:
         if field.offset != offset or field.size < 1:
-            raise DataError(
-                f"{path}: field '{field.name}' has offset {field.offset} and size {field.size}, "
-                f"its ids should begin at {offset}; prepare the data set again"
+            raise ValueError(
+                f"field '{field.name}' has offset {field.offset} and size {field.size}, "
+                f"its ids should begin at {offset}"
             )
         offset += field.size
-    return schema
+    if not schema.fields:
+        raise ValueError("it has no field")
+    if not set(schema.rows) == set(schema.positives) == set(SPLITS):
+        raise ValueError(f"rows and positives must be given for {', '.join(SPLITS)}")
 
 
 def _to_yaml(schema: Schema) -> str:

@@ -158,7 +158,7 @@ def answer(scores: pd.DataFrame, merged: pd.DataFrame) -> str:
         if merges.at[model, "k"] > 1:
             rivals[f"{merges.at[model, 'k']} x {model} merged"] = merges.at[model, "test_auc"]
         over = " and ".join(
-            f"{merge['test_auc'] - rival:+z.5f} over {name}" for name, rival in rivals.items()
+            f"{merge['test_auc'] - rival:+z.5f} against {name}" for name, rival in rivals.items()
         )
         names = f"all {merge['k']} members of {len(val_auc)} models"
         paragraphs.append(f"{_sentence(names, merge, scores)} Its AUC is {over}.")

@@ -1,0 +1,161 @@
+"""Shards -> batches of tensors.
+
+Shape legend: B rows of a batch, F fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.schema import PREPARE_AGAIN, DataError, Rows, Schema, read_schema
+from data.shards import find_shards, shard_format, truth_name
+
+
+class Batch(NamedTuple):
+    """ids: (B, F) int64, global feature ids. labels: (B,) float32, 0 or 1."""
+
+    ids: Tensor
+    labels: Tensor
+
+
+class Loader:
+    """The batches of one split; every iteration is one pass over its rows.
+
+    folder: of an encoded data set, or of official TFRecord files if `schema` is given.
+    generator: None for file order; else each pass draws a new order from it, of the shards and
+    of the rows within each. file_format: parquet or tfrecord where both are there; parquet first.
+
+    Batches run across shards, so that in file order they do not depend on the shards' size; only
+    the last of all may be short. A thread reads the next shard while one is used; there are never
+    more than these two in memory. Damaged shards, ids outside their field and a wrong number of
+    rows raise `DataError`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        *,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        schema: Schema | None = None,
+        file_format: str | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, must be at least 1")
+        self.schema = schema or read_schema(folder)
+        self.split = split
+        self.batch_size = batch_size
+        self.generator = generator
+        self._paths = find_shards(folder, split, file_format)
+        found = sum(shard_format(path).count_rows(path) for path in self._paths)
+        _check_num_rows(found, self._paths, split, self.schema)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the split."""
+        return self.schema.rows[self.split]
+
+    def __len__(self) -> int:
+        """Batches of one pass."""
+        return -(-self.num_rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        pieces: list[Batch] = []
+        wanted = self.batch_size
+        for shard in self._shards():
+            order = self._permutation(len(shard.labels))
+            start = 0
+            while start < len(order):
+                piece = _take(shard, order[start : start + wanted])
+                pieces.append(piece)
+                start += len(piece.labels)
+                wanted -= len(piece.labels)
+                if wanted == 0:
+                    yield _join(pieces)
+                    pieces, wanted = [], self.batch_size
+            # Let go of it before asking for the next, which starts the reading of a third.
+            del shard
+        if pieces:
+            yield _join(pieces)
+
+    def _shards(self) -> Iterator[Rows]:
+        """The shards in the order of this pass, one read ahead."""
+        paths = [self._paths[number] for number in self._permutation(len(self._paths))]
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-reader") as reader:
+            ahead = reader.submit(_read_checked, paths[0], self.schema)
+            for path in paths[1:]:
+                shard = ahead.result()
+                ahead = reader.submit(_read_checked, path, self.schema)
+                yield shard
+                del shard  # or it would live on while the last one is used
+            yield ahead.result()
+
+    def _permutation(self, size: int) -> np.ndarray:
+        if self.generator is None:
+            return np.arange(size)
+        return torch.randperm(size, generator=self.generator).numpy()
+
+
+def read_labels(folder: Path, split: str, schema: Schema | None = None) -> np.ndarray:
+    """The labels of a split in file order, (rows,) uint8."""
+    schema = schema or read_schema(folder)
+    paths = find_shards(folder, split)
+    labels = np.concatenate(
+        [shard_format(path).read_labels(path, schema.field_names) for path in paths]
+    )
+    _check_num_rows(len(labels), paths, split, schema)
+    return labels
+
+
+def read_truth(folder: Path, split: str) -> np.ndarray | None:
+    """The probability that each label of a split was drawn with, (rows,) float64, in file order.
+
+    None where it is not kept: for every log that was not planted, and for the training rows.
+    """
+    path = Path(folder) / truth_name(split)
+    if not path.exists():
+        return None
+    truth: np.ndarray = np.load(path, allow_pickle=False)
+    return truth
+
+
+def _check_num_rows(found: int, paths: list[Path], split: str, schema: Schema) -> None:
+    if found != schema.rows[split]:
+        raise DataError(
+            f"shards of '{split}' in {paths[0].parent}: {len(paths)} from {paths[0].name} on hold "
+            f"{found} rows, but schema.yaml says {schema.rows[split]}; is one missing or left "
+            f"over? Then {PREPARE_AGAIN}"
+        )
+
+
+def _read_checked(path: Path, schema: Schema) -> Rows:
+    """Read a shard and check its ids against the schema."""
+    rows = shard_format(path).read_shard(path, schema.field_names)
+    schema.check_ids(rows.ids, str(path))
+    if len(rows.labels) and rows.labels.max() > 1:
+        row = int(np.argmax(rows.labels > 1))
+        raise DataError(
+            f"{path}, row {row}: label {rows.labels[row]} is neither 0 nor 1; {PREPARE_AGAIN}"
+        )
+    return rows
+
+
+def _take(shard: Rows, rows: np.ndarray) -> Batch:
+    # By numpy: copies this small are not worth waking torch's threads, which train meanwhile.
+    ids = shard.ids.take(rows, axis=0).astype(np.int64)
+    labels = shard.labels.take(rows).astype(np.float32)
+    return Batch(torch.from_numpy(ids), torch.from_numpy(labels))
+
+
+def _join(pieces: list[Batch]) -> Batch:
+    if len(pieces) == 1:
+        return pieces[0]
+    return Batch(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))

@@ -1,0 +1,90 @@
+"""Encoded rows in Parquet, the native format: a column `label`, then one a field, named as it.
+
+Reading goes row group by row group, so that beside the rows only a small part of them is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.schema import LABEL, PREPARE_AGAIN, DataError, Rows
+
+# Large enough for fast columns, small enough that turning columns into rows stays in cache.
+ROW_GROUP = 1 << 16
+
+
+def write_shard(path: Path, field_names: Sequence[str], rows: Rows) -> None:
+    """Write rows as one file."""
+    table = pa.table([rows.labels, *rows.ids.T], schema=_arrow_schema(field_names))
+    pq.write_table(table, path, row_group_size=ROW_GROUP, write_page_checksum=True)
+
+
+def read_shard(path: Path, field_names: Sequence[str]) -> Rows:
+    """Read a whole file; raise `DataError` if it is damaged or has other columns."""
+    with _opened(path) as file:
+        _check_columns(file, path, field_names)
+        num_rows = file.metadata.num_rows
+        ids = np.empty((num_rows, len(field_names)), dtype=np.int32)
+        labels = np.empty(num_rows, dtype=np.uint8)
+        start = 0
+        for group in range(file.num_row_groups):
+            label, *columns = file.read_row_group(group).columns
+            stop = start + len(label)
+            labels[start:stop] = label.to_numpy()
+            for field, column in enumerate(columns):
+                ids[start:stop, field] = column.to_numpy()
+            start = stop
+        if start != num_rows:
+            raise ValueError(f"{start} rows in row groups, {num_rows} in the footer")
+    return Rows(ids, labels)
+
+
+def read_labels(path: Path, field_names: Sequence[str]) -> np.ndarray:
+    """Read the labels of a file, (rows,) uint8."""
+    with _opened(path) as file:
+        _check_columns(file, path, field_names)
+        labels: np.ndarray = file.read(columns=[LABEL])[LABEL].to_numpy()
+    return labels
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows, which the file states."""
+    with _opened(path) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: unreadable Parquet file ({error}); {PREPARE_AGAIN}") from error
+
+
+def _check_columns(file: pq.ParquetFile, path: Path, field_names: Sequence[str]) -> None:
+    expected, found = _arrow_schema(field_names), file.schema_arrow
+    if found.equals(expected):
+        return
+    pairs = zip_longest(map(str, found), map(str, expected), fillvalue="none")
+    here, wanted = next(pair for pair in pairs if pair[0] != pair[1])
+    raise DataError(
+        f"{path}: its columns are not those of schema.yaml (first difference: {here}, expected "
+        f"{wanted}); was schema.yaml made from other data?"
+    )
+
+
+def _arrow_schema(field_names: Sequence[str]) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field(LABEL, pa.uint8(), nullable=False),
+            *(pa.field(name, pa.int32(), nullable=False) for name in field_names),
+        ]
+    )

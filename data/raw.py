@@ -1,0 +1,299 @@
+"""Raw click logs: how each is laid out, and the official recipe that makes fields of its columns.
+
+A log is read in blocks of whole lines and handed on in chunks, so memory does not grow with it.
+Values stay text; a missing value is the empty text, a category of its own.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from data.schema import LABEL, DataError
+
+BLOCK_BYTES = 1 << 25
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a column of a log must hold, as a Boolean expression and in words."""
+
+    column: str
+    valid: pl.Expr
+    expected: str
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """The log of one data set and its recipe.
+
+    suffix: of a plain file. columns: of the file, in order; header: its first line names them.
+    label: expression for 0 or 1. fields: name -> expression for the value, as text, in the order
+    of the encoded row. thresholds: field -> the count below which a value shares the unknown id.
+    rules: what lets the expressions work.
+    """
+
+    dataset: str
+    suffix: str
+    separator: str
+    header: bool
+    columns: tuple[str, ...]
+    label: pl.Expr
+    fields: Mapping[str, pl.Expr]
+    thresholds: Mapping[str, int]
+    rules: tuple[Rule, ...]
+
+
+def _integer(column: str) -> pl.Expr:
+    """The column as Int64, null where it is none."""
+    return pl.col(column).cast(pl.Int64, strict=False)
+
+
+def _zero_or_one(column: str) -> Rule:
+    return Rule(column, pl.col(column).is_in(["0", "1"]), "0 or 1")
+
+
+def _integer_or_missing(column: str) -> Rule:
+    valid = (pl.col(column) == "") | _integer(column).is_not_null()
+    return Rule(column, valid, "an integer or nothing")
+
+
+def _log_bucket(column: str) -> pl.Expr:
+    """An integer v above 2 as floor(ln(v)^2), another as it is."""
+    value = _integer(column)
+    bucket = value.log().pow(2).floor().cast(pl.Int64, strict=False)
+    return pl.when(value > 2).then(bucket).otherwise(value).cast(pl.String).fill_null("")
+
+
+CRITEO_INTEGERS = tuple(f"I{number}" for number in range(1, 14))
+CRITEO_CATEGORIES = tuple(f"C{number}" for number in range(1, 27))
+CRITEO = RawFormat(
+    dataset="criteo",
+    suffix=".txt",
+    separator="\t",
+    header=False,
+    columns=("label", *CRITEO_INTEGERS, *CRITEO_CATEGORIES),
+    label=pl.col("label"),
+    fields={
+        **{name: _log_bucket(name) for name in CRITEO_INTEGERS},
+        **{name: pl.col(name) for name in CRITEO_CATEGORIES},
+    },
+    # An integer's buckets are few: all of them are kept.
+    thresholds=dict.fromkeys(CRITEO_INTEGERS, 1) | dict.fromkeys(CRITEO_CATEGORIES, 10),
+    rules=(_zero_or_one("label"), *map(_integer_or_missing, CRITEO_INTEGERS)),
+)
+
+AVAZU_CATEGORIES = (
+    "C1",
+    "banner_pos",
+    "site_id",
+    "site_domain",
+    "site_category",
+    "app_id",
+    "app_domain",
+    "app_category",
+    "device_id",
+    "device_ip",
+    "device_model",
+    "device_type",
+    "device_conn_type",
+    *(f"C{number}" for number in range(14, 22)),
+)
+# The file's hour is YYMMDDHH; polars parses no hour without its minute.
+AVAZU_TIME = ("20" + pl.col("hour") + "00").str.to_datetime("%Y%m%d%H%M", strict=False)
+# polars counts Monday 1 .. Sunday 7, the official recipe Sunday 0 .. Saturday 6.
+AVAZU_WEEKDAY = AVAZU_TIME.dt.weekday() % 7
+AVAZU_FIELDS = {
+    "hour": AVAZU_TIME.dt.hour().cast(pl.String),
+    **{name: pl.col(name) for name in AVAZU_CATEGORIES},
+    "weekday": AVAZU_WEEKDAY.cast(pl.String),
+    "is_weekend": AVAZU_WEEKDAY.is_in([0, 6]).cast(pl.Int8).cast(pl.String),
+}
+AVAZU = RawFormat(
+    dataset="avazu",
+    suffix=".csv",
+    separator=",",
+    header=True,
+    columns=("id", "click", "hour", *AVAZU_CATEGORIES),
+    label=pl.col("click"),
+    fields=AVAZU_FIELDS,
+    thresholds=dict.fromkeys(AVAZU_FIELDS, 2),
+    rules=(
+        _zero_or_one("click"),
+        Rule(
+            "hour",
+            (pl.col("hour").str.len_bytes() == 8) & AVAZU_TIME.is_not_null(),
+            "an hour as YYMMDDHH",
+        ),
+    ),
+)
+
+KDD12_COLUMNS = {
+    "impression": "Impression",
+    "display_url": "DisplayURL",
+    "ad_id": "AdID",
+    "advertiser_id": "AdvertiserID",
+    "depth": "Depth",
+    "position": "Position",
+    "query_id": "QueryID",
+    "keyword_id": "KeywordID",
+    "title_id": "TitleID",
+    "description_id": "DescriptionID",
+    "user_id": "UserID",
+}
+KDD12 = RawFormat(
+    dataset="kdd12",
+    suffix=".tsv",
+    separator="\t",
+    header=False,
+    columns=("click", *KDD12_COLUMNS),
+    label=_integer("click") > 0,
+    fields={field: pl.col(column) for column, field in KDD12_COLUMNS.items()},
+    thresholds=dict.fromkeys(KDD12_COLUMNS.values(), 10),
+    rules=(Rule("click", _integer("click") >= 0, "an integer >= 0"),),
+)
+
+RAW_FORMATS = {"criteo": CRITEO, "avazu": AVAZU, "kdd12": KDD12}
+
+
+def raw_format(dataset: str) -> RawFormat:
+    """The format of a data set's log; raise `DataError` for an unknown name."""
+    if dataset not in RAW_FORMATS:
+        raise DataError(f"unknown data set '{dataset}'; known are {', '.join(RAW_FORMATS)}")
+    return RAW_FORMATS[dataset]
+
+
+def read_log(path: Path, log: RawFormat, block_bytes: int = BLOCK_BYTES) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a plain or gzipped log in order, in chunks of about `block_bytes` bytes.
+
+    A chunk has the column `label` (UInt8) and one text column a field, named as the field.
+    Raise `DataError` with file and line for anything that does not fit the format.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; give the {log.dataset} log with --raw PATH")
+    rows = 0
+    for line, block in _blocks(path, block_bytes):
+        if log.header and line == 1:
+            line, block = 2, _without_header(block, path, log)
+            if not block:
+                continue
+        frame = _parse(block, path, line, log)
+        _check_rules(frame, path, line, log)
+        rows += len(frame)
+        yield frame.select(log.label.cast(pl.UInt8).alias(LABEL), **log.fields)
+    if rows == 0:
+        raise DataError(f"{path} has no rows; give the {log.dataset} log with --raw PATH")
+
+
+def _blocks(path: Path, block_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield blocks of whole lines, each with the number of its first line in the file."""
+    line, rest = 1, b""
+    try:
+        with _open(path) as file:
+            while read := file.read(block_bytes):
+                block = rest + read
+                end = block.rfind(b"\n") + 1
+                rest = block[end:]
+                if end:
+                    yield line, block[:end]
+                    line += _count(block, "\n")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: damaged gzip file, unreadable soon after line {line} ({error}); "
+            f"fetch it again"
+        ) from error
+    if rest:
+        yield line, rest + b"\n"
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    with path.open("rb") as file:
+        zipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    return gzip.open(path) if zipped else path.open("rb")
+
+
+def _without_header(block: bytes, path: Path, log: RawFormat) -> bytes:
+    """`block` after its first line, which must name the columns."""
+    line, _, rest = block.partition(b"\n")
+    header = line.decode(errors="replace").removesuffix("\r")
+    expected = log.separator.join(log.columns)
+    if header != expected:
+        raise DataError(
+            f"{path}, line 1: the header is '{_shorten(header)}', expected '{expected}'; "
+            f"is this a {log.dataset} log?"
+        )
+    return rest
+
+
+def _parse(block: bytes, path: Path, first_line: int, log: RawFormat) -> pl.DataFrame:
+    """The columns of a block as text."""
+    try:
+        frame = pl.read_csv(
+            block,
+            has_header=False,
+            schema=dict.fromkeys(log.columns, pl.String),
+            separator=log.separator,
+            quote_char=None,
+            empty_string_is_null=False,
+        )
+    except pl.exceptions.PolarsError as error:
+        raise _malformed_line(block, path, first_line, log, str(error)) from error
+    # polars refuses a line with too many columns, but silently fills one with too few.
+    lines = _count(block, "\n")
+    if len(frame) != lines or _count(block, log.separator) != lines * (len(log.columns) - 1):
+        raise _malformed_line(block, path, first_line, log, "columns are missing")
+    return frame
+
+
+def _count(block: bytes, character: str) -> int:
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(character)))
+
+
+def _malformed_line(
+    block: bytes, path: Path, first_line: int, log: RawFormat, reason: str
+) -> DataError:
+    """The error for the first line of `block` that is not the right number of columns of UTF-8."""
+    for number, line in enumerate(block.split(b"\n")[:-1], start=first_line):
+        place = f"{path}, line {number}"
+        columns = 1 + line.count(log.separator.encode())
+        if columns != len(log.columns):
+            return DataError(
+                f"{place}: {columns} columns, expected {len(log.columns)} for {log.dataset} "
+                f"('{_shorten(line.decode(errors='replace'))}'); repair or remove the line"
+            )
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            return DataError(f"{place}: not UTF-8 ({error}); repair or remove the line")
+    return DataError(f"{path}, from line {first_line}: {reason}; is this a {log.dataset} log?")
+
+
+def _check_rules(frame: pl.DataFrame, path: Path, first_line: int, log: RawFormat) -> None:
+    """Raise `DataError` for the first line that breaks a rule of the format."""
+    kept = frame.select(
+        rule.valid.fill_null(False).alias(str(number)) for number, rule in enumerate(log.rules)
+    )
+    broken = [
+        (kept[str(number)].arg_min() or 0, rule)
+        for number, rule in enumerate(log.rules)
+        if not kept[str(number)].all()
+    ]
+    if broken:
+        row, rule = min(broken, key=lambda found: found[0])
+        raise DataError(
+            f"{path}, line {first_line + row}: {rule.column} is "
+            f"'{_shorten(frame[rule.column][row])}', expected {rule.expected}; "
+            f"repair or remove the line"
+        )
+
+
+def _shorten(text: str, length: int = 120) -> str:
+    return text if len(text) <= length else text[:length] + "..."

@@ -1,0 +1,223 @@
+"""The training of one member: what it computes, keeps and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from data.loader import Loader, read_labels
+from data.schema import read_schema
+from modules.config import RunConfig, resolve
+from modules.embedding import EmbeddingTable
+from modules.models import MODELS
+from modules.models.lr import LR
+from modules.optim import DenseAdam
+from modules.runs import Member, RunError
+from modules.scoring.metrics import auc, logloss
+from modules.training import (
+    CHECK_EVERY,
+    Streams,
+    Trainer,
+    build_network,
+    resolve_device,
+    train_member,
+)
+
+CPU = torch.device("cpu")
+QUICK = ["batch_size=256", "lr=1e-2", "embedding_dim=4", "embedding_init=0.05", "epochs=1"]
+
+
+def config(model: str = "deepfm", seed: int = 1, *overrides: str) -> RunConfig:
+    settings = [*QUICK, *overrides]
+    if model == "deepfm":
+        settings.insert(0, "hidden_units=16,8")
+    return resolve("toy", model, seed=seed, overrides=settings)
+
+
+def train(encoded: Path, runs: Path, *args: str | int) -> Member:
+    return train_member(config(*args), encoded, runs, CPU)  # type: ignore[arg-type]
+
+
+def test_a_run_folder_holds_what_it_says(encoded: Path, tmp_path: Path) -> None:
+    member = train(encoded, tmp_path, "deepfm", 3, "epochs=6", "lr=0.03")
+    assert member.folder == tmp_path / "toy/deepfm/base/seed-3"
+    assert sorted(path.name for path in member.folder.iterdir()) == [
+        "config.yaml",
+        "log.txt",
+        "model.safetensors",
+        "report.json",
+        "test.npy",
+        "val.npy",
+    ]
+    schema = read_schema(encoded)
+    report = member.report
+    assert yaml.safe_load((member.folder / "config.yaml").read_text())["training"]["lr"] == 0.03
+    best = max(report["epochs"], key=lambda epoch: float(epoch["val_auc"]))
+    assert report["best_epoch"] == best["epoch"]
+    assert report["metrics"]["val"]["auc"] == best["val_auc"]
+    # The weights, both predictions and the reported scores are those of the same epoch, and this
+    # test would not notice the wrong one if the best were the last.
+    assert report["best_epoch"] < len(report["epochs"])
+    network = build_network(config("deepfm", 99), schema, Streams.of(99))
+    safetensors.torch.load_model(network, member.folder / "model.safetensors")
+    for split in ("val", "test"):
+        loader = Loader(encoded, split, batch_size=64, schema=schema)
+        with torch.no_grad():
+            logits = torch.cat([network(batch.ids) for batch in loader])
+        saved = member.logits(split)
+        assert saved.dtype == np.float32
+        np.testing.assert_allclose(saved, logits.numpy(), atol=1e-5)
+        labels = read_labels(encoded, split, schema)
+        assert report["metrics"][split]["auc"] == auc(labels, saved)
+    assert report["data"]["synthetic"] is True
+    assert report["parameters"]["table"] == schema.num_features * 5
+
+
+def test_patience_is_the_number_of_forgiven_epochs(encoded: Path, tmp_path: Path) -> None:
+    for patience in (0, 2):
+        overrides = ("epochs=30", "lr=0.03", f"patience={patience}")
+        report = train(encoded, tmp_path / str(patience), "fm", 1, *overrides).report
+        assert len(report["epochs"]) == report["best_epoch"] + patience + 1 < 30
+
+
+@pytest.mark.parametrize("vary", ["init", "init+order"])
+def test_a_seed_decides_the_logits(encoded: Path, tmp_path: Path, vary: str) -> None:
+    first, again, other = (
+        train(encoded, tmp_path / str(number), "deepfm", seed, f"vary={vary}", "dropout=0.1")
+        for number, seed in enumerate((5, 5, 6))
+    )
+    for split in ("val", "test"):
+        np.testing.assert_array_equal(first.logits(split), again.logits(split))  # to the bit
+        assert not np.array_equal(first.logits(split), other.logits(split))
+
+
+def test_vary_says_whether_a_seed_changes_the_order(encoded: Path, tmp_path: Path) -> None:
+    schema = read_schema(encoded)
+
+    def labels_seen(vary: str, seed: int) -> list[float]:
+        run = config("lr", seed, f"vary={vary}")
+        streams = Streams.of(seed)
+        trainer = Trainer(
+            run, schema, encoded, build_network(run, schema, streams), streams, tmp_path
+        )
+        seen: list[float] = []
+        step = trainer.train_step
+        trainer.train_step = lambda batch: seen.extend(batch.labels.tolist()) or step(batch)  # type: ignore[func-returns-value,method-assign]
+        trainer.train_epoch(1)
+        return seen
+
+    in_file = read_labels(encoded, "train", schema).tolist()
+    assert labels_seen("init", 1) == labels_seen("init", 2) == in_file
+    own_order = labels_seen("init+order", 1)
+    assert own_order != in_file
+    assert own_order != labels_seen("init+order", 2)
+    assert sorted(own_order) == sorted(in_file)
+
+
+def test_the_train_loss_is_the_mean_over_the_rows_of_an_epoch(
+    encoded: Path, tmp_path: Path
+) -> None:
+    schema = read_schema(encoded)
+    run = config("fm", 1, "batch_size=30", "lr=1e-12")  # so slow that the network stays as it is
+    streams = Streams.of(1)
+    trainer = Trainer(run, schema, encoded, build_network(run, schema, streams), streams, tmp_path)
+    labels, logits = read_labels(encoded, "train", schema), trainer.predict("train")
+    assert len(labels) // 30 > 2 * CHECK_EVERY  # the loss is looked at several times
+    assert trainer.train_epoch(1) == pytest.approx(logloss(labels, logits), abs=1e-6)
+
+
+def test_global_random_state_is_left_alone(encoded: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(encoded, tmp_path, "deepfm", 1, "dropout=0.5")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_is_that_of_nn_embedding_under_torch_adam(
+    encoded: Path, tmp_path: Path, name: str, l2: float
+) -> None:
+    """The gathered rows are a way to write it, not another optimisation."""
+    schema = read_schema(encoded)
+    run = config(name, 1, f"l2={l2}", "embedding_init=0.3")
+    streams = Streams.of(1)
+    network = build_network(run, schema, streams)
+    reference_model = build_network(run, schema, Streams.of(1)).model
+    weight = network.table.weight.clone()
+    reference_table = nn.Embedding.from_pretrained(weight, freeze=False)
+    parameters = [*reference_table.parameters(), *reference_model.parameters()]
+    adam = torch.optim.Adam(parameters, lr=run.training.lr, weight_decay=l2)
+    trainer = Trainer(run, schema, encoded, network, streams, tmp_path)
+    for batch in Loader(encoded, "train", batch_size=500, schema=schema):
+        embedded = reference_table(batch.ids)
+        vectors = embedded[..., : network.table.embedding_dim]
+        loss = binary_cross_entropy_with_logits(
+            reference_model(vectors, embedded[..., -1]), batch.labels
+        )
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        torch.testing.assert_close(trainer.train_step(batch), loss.detach())
+    torch.testing.assert_close(network.table.weight, reference_table.weight, atol=1e-4, rtol=1e-3)
+
+
+def test_lr_finds_the_optimum_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, sizes, l2 = 400, (5, 4, 3), 1e-2
+    offsets = torch.tensor([0, 5, 9])
+    ids = torch.stack([torch.randint(size, (rows,), generator=generator) for size in sizes], 1)
+    ids = ids + offsets
+    planted = torch.randn(12, generator=generator)
+    noise = torch.rand(rows, generator=generator)
+    labels = (noise < torch.sigmoid(planted[ids].sum(1))).float()
+
+    table = EmbeddingTable(12, 0, first_order=True, generator=generator)
+    optimizer = DenseAdam(table.weight, lr=0.05, l2=l2)
+    model = LR(3)
+    distinct, index = torch.unique(ids, return_inverse=True)
+    for _ in range(1500):
+        gathered = optimizer.gather(distinct)
+        logits = model(*table.embed(gathered, index)) - model.bias  # without an intercept
+        binary_cross_entropy_with_logits(logits, labels).backward()
+        optimizer.update(distinct, gathered)
+
+    one_hot = nn.functional.one_hot(ids, 12).sum(1).numpy()
+    sklearn = LogisticRegression(C=1 / (rows * l2), fit_intercept=False, tol=1e-10)
+    sklearn.fit(one_hot, labels.numpy())
+    np.testing.assert_allclose(table.weight[:, 0].numpy(), sklearn.coef_[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("init", [None, 0.05])
+def test_the_table_begins_as_its_setting_says(init: float | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = EmbeddingTable(5000, 16, first_order=True, generator=generator, init=init)
+    assert table.weight.shape == (5000, 17)
+    bound = (6 / 5016) ** 0.5
+    if init is None:
+        assert 0.999 * bound < table.weight.abs().max() <= bound
+    spread = bound / 3**0.5 if init is None else init
+    assert table.weight.std().item() == pytest.approx(spread, rel=0.02)
+
+
+def test_a_diverging_loss_names_its_step_and_leaves_nothing(encoded: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the loss is (nan|inf) at step \d+ \(epoch 1\).*try --set"):
+        train(encoded, tmp_path, "fm", 1, "lr=1e25")
+    assert list(tmp_path.glob("toy/fm/base/*")) == []
+    with pytest.raises(RunError, match=r"at step 1 \(epoch 1\)"):
+        train(encoded, tmp_path, "fm", 1, "embedding_init=1e30")
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert resolve_device("cpu") == CPU
+    with pytest.raises(RunError, match=r"shows \d+ CUDA devices; use --device auto"):
+        resolve_device("cuda:99")
+    with pytest.raises(RunError, match="not a device; use auto, cpu"):
+        resolve_device("gpu0")
