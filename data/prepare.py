@@ -94,8 +94,6 @@ def prepare(
     if older and not force and _is_complete(older, output, source, settings):
         print(f"{output} is complete ({_summary(older)}): nothing to do")
         return older
-    if older:
-        print(f"{output} will be replaced ({_summary(older)})")
 
     log = _read_coded(raw, log_format)
     truth = _read_truth(raw, len(log.labels)) if source.synthetic else None
@@ -103,6 +101,8 @@ def prepare(
     counted = log.codes if settings.vocabulary == "all" else log.codes[splits["train"]]
     vocabulary = build_vocabulary(log.interner, counted, log_format.thresholds)
     schema = _describe(source, settings, vocabulary, splits, log.labels)
+    if (output / SCHEMA_FILE).exists():
+        print(f"replacing {output} ({_summary(older) if older else 'which could not be read'})")
     with atomic_folder(output, replace=True) as folder:
         for split in SPLITS:
             _write_shards(folder, split, splits[split], log, vocabulary, settings)
@@ -152,8 +152,7 @@ def _older(output: Path, raw: Path) -> Schema | None:
         )
     try:
         return read_schema(output)
-    except DataError as error:
-        print(f"{output} will be replaced ({error})")
+    except DataError:
         return None
 
 

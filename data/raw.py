@@ -228,7 +228,7 @@ def _without_header(block: bytes, path: Path, log: RawFormat) -> bytes:
     if header != expected:
         raise DataError(
             f"{path}, line 1: the header is '{_shorten(header)}', expected '{expected}'; "
-            f"is this a {log.dataset} log?"
+            f"is it a log of {log.dataset}?"
         )
     return rest
 
@@ -273,7 +273,7 @@ def _malformed_line(
             line.decode()
         except UnicodeDecodeError as error:
             return DataError(f"{place}: not UTF-8 ({error}); repair or remove the line")
-    return DataError(f"{path}, from line {first_line}: {reason}; is this a {log.dataset} log?")
+    return DataError(f"{path}, from line {first_line}: {reason}; is it a log of {log.dataset}?")
 
 
 def _check_rules(frame: pl.DataFrame, path: Path, first_line: int, log: RawFormat) -> None:

@@ -24,7 +24,15 @@ SETTINGS = [
     "embedding_init=0.05",
     "hidden_units=16,8",
 ]
-GROUP = [ROOT / "trainer_group.py", "--dataset", "avazu", "--models", "lr,deepfm", "--seeds", "2"]
+GROUP: list[str | Path] = [
+    ROOT / "trainer_group.py",
+    "--dataset",
+    "avazu",
+    "--models",
+    "lr,deepfm",
+    "--seeds",
+    "2",
+]
 
 
 @pytest.fixture
@@ -60,7 +68,15 @@ def test_from_a_log_to_a_report_and_again(copy: Path) -> None:
     times = [path.stat().st_mtime_ns for path in reports]
     assert group(copy).count("(was complete)") == 4
     assert [path.stat().st_mtime_ns for path in reports] == times
-    single = [ROOT / "trainer.py", "--dataset", "avazu", "--model", "lr", "--seed", "2021"]
+    single: list[str | Path] = [
+        ROOT / "trainer.py",
+        "--dataset",
+        "avazu",
+        "--model",
+        "lr",
+        "--seed",
+        "2021",
+    ]
     assert "[complete]" in run_command(*single, *SETTINGS[:-1], cwd=copy)
     refusal = run_command(*single, *SETTINGS[:-1], "lr=3e-3", cwd=copy, code=1)
     assert "other settings: lr is 0.01 there and 0.003 here. --force trains it again" in refusal
@@ -69,7 +85,14 @@ def test_from_a_log_to_a_report_and_again(copy: Path) -> None:
 
 
 def test_other_data_sets_older_runs_aside(copy: Path) -> None:
-    lr = [ROOT / "trainer.py", "--dataset", "avazu", "--model", "lr", *SETTINGS[:-1]]
+    lr: list[str | Path] = [
+        ROOT / "trainer.py",
+        "--dataset",
+        "avazu",
+        "--model",
+        "lr",
+        *SETTINGS[:-1],
+    ]
     run_command(*lr, cwd=copy)
     older = (copy / "runs/avazu/lr/base/seed-2021/test.npy").read_bytes()
     run_command("-m", "data.prepare", "avazu", "--synthetic", "3000", cwd=copy)
@@ -95,7 +118,15 @@ def test_a_failing_member_does_not_stop_the_rest(copy: Path) -> None:
 
 def test_a_killed_training_leaves_no_run_and_can_be_started_again(copy: Path) -> None:
     settings = ["batch_size=1", "vary=init", "epochs=50"]  # long enough to be caught
-    command = [ROOT / "trainer.py", "--dataset", "avazu", "--model", "fm", "--set", *settings]
+    command: list[str | Path] = [
+        ROOT / "trainer.py",
+        "--dataset",
+        "avazu",
+        "--model",
+        "fm",
+        "--set",
+        *settings,
+    ]
     process = subprocess.Popen(
         [sys.executable, *map(str, command)], cwd=copy, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )

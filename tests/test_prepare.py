@@ -268,7 +268,7 @@ def test_a_complete_data_set_is_left_alone(
     assert stamp(tmp_path / "set") == before
     prepare("avazu", tmp_path / "other.csv", tmp_path / "set", force=True)
     assert stamp(tmp_path / "set") != before
-    assert "will be replaced (avazu, 400 rows of log.csv" in capsys.readouterr().out
+    assert f"replacing {tmp_path / 'set'} (avazu, 400 rows of log.csv" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", ["log", "vocabulary", "format", "shards", "shard", "truth"])
@@ -293,7 +293,7 @@ def test_what_differs_is_made_again(
         np.save(tmp_path / "log.csv.truth.npy", np.zeros(400))
     prepare("avazu", log, folder, settings)
     assert stamp(folder) != before
-    assert "will be replaced" in capsys.readouterr().out
+    assert f"replacing {folder} (avazu" in capsys.readouterr().out
     after = stamp(folder)
     prepare("avazu", log, folder, settings)
     assert stamp(folder) == after
@@ -302,11 +302,14 @@ def test_what_differs_is_made_again(
     assert content(folder) == content(tmp_path / "fresh")
 
 
-def test_a_malformed_data_set_is_replaced(tmp_path: Path, log: Path) -> None:
+def test_a_malformed_data_set_is_replaced(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "schema.yaml").write_text("version: 0")
     schema = prepare("avazu", log, tmp_path / "set")
     assert read_schema(tmp_path / "set") == schema
+    assert "replacing" in capsys.readouterr().out
 
 
 def test_a_failure_leaves_the_older_data_set_as_it_was(
