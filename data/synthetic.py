@@ -8,12 +8,13 @@ kept beside the log: its AUC and log loss are the best that any model can reach.
 
     python -m data.synthetic avazu --rows 200000 --output data/raw/avazu/synthetic.csv
 
-In this file n is a number of rows and R the rank of an effect.
+In this file n is a number of rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 import zlib
@@ -34,8 +35,6 @@ CHUNK_ROWS = 1 << 16
 PILOT_ROWS = 1 << 16
 # A field with more values than this reuses effects: value v has that of v % TABLE_ROWS.
 TABLE_ROWS = 1 << 16
-# Rank of the planted interactions: low, so that a few hundred rows of a value teach its part.
-INTERACTION_RANK = 2
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 MISSING = -1
 # Multipliers that send integers of their width to integers of that width, one to one.
@@ -131,29 +130,27 @@ AVAZU = Recipe(
     header=True,
     separator=",",
     effects={
-        "hour": 0.15,
-        "site_id": 0.4,
-        "app_id": 0.35,
-        "banner_pos": 0.15,
-        "device_model": 0.2,
-        "device_ip": 0.2,
+        "hour": 0.25,
+        "site_id": 0.45,
+        "app_id": 0.45,
+        "banner_pos": 0.2,
+        "device_model": 0.15,
+        "device_ip": 0.15,
         "device_id": 0.1,
-        "device_conn_type": 0.2,
-        "C14": 0.4,
+        "device_conn_type": 0.25,
+        "C14": 0.35,
         "C17": 0.2,
-        "C21": 0.25,
-        "C18": 0.15,
-        "C20": 0.15,
-        "site_id*C17": 0.35,
-        "app_id*C21": 0.3,
-        "site_category*C14": 0.3,
-        "hour*C18": 0.15,
-        "device_conn_type*C21": 0.25,
-        "banner_pos*C20": 0.25,
-        "device_model*app_category": 0.2,
-        "site_category*C18*C20": 0.25,
-        "app_category*hour*device_conn_type": 0.2,
-        "banner_pos*C21*device_type": 0.2,
+        "C21": 0.35,
+        "C18": 0.25,
+        "C20": 0.3,
+        "site_category*C20": 0.33,
+        "site_category*C21": 0.33,
+        "app_category*C21": 0.33,
+        "hour*site_category": 0.33,
+        "hour*C21": 0.33,
+        "C20*C21": 0.33,
+        "site_category*C18*C20": 0.3,
+        "app_category*hour*C18": 0.3,
     },
     base_rate=0.17,
     best_auc=0.79,
@@ -207,31 +204,35 @@ CRITEO = Recipe(
     effects={
         "I1": 0.25,
         "I5": 0.2,
-        "I6": 0.25,
-        "I7": 0.25,
-        "I11": 0.3,
-        "I13": 0.2,
-        "C2": 0.2,
-        "C3": 0.2,
-        "C6": 0.2,
-        "C7": 0.25,
-        "C14": 0.25,
+        "I6": 0.35,
+        "I7": 0.3,
+        "I11": 0.35,
+        "I13": 0.3,
+        "C2": 0.3,
+        "C3": 0.15,
+        "C5": 0.25,
+        "C6": 0.35,
+        "C7": 0.2,
+        "C14": 0.4,
         "C15": 0.25,
-        "C17": 0.35,
-        "C20": 0.15,
-        "C23": 0.25,
+        "C17": 0.4,
+        "C20": 0.25,
+        "C23": 0.4,
         "C24": 0.2,
         "C26": 0.2,
-        "C2*C17": 0.3,
-        "C5*C23": 0.3,
-        "C6*C14": 0.3,
-        "C7*C17": 0.25,
-        "C8*I11": 0.25,
-        "C18*C23": 0.3,
-        "C24*C14": 0.25,
-        "C6*C17*C23": 0.3,
-        "C5*C14*I7": 0.2,
-        "C8*C20*C17": 0.2,
+        "C2*C17": 0.23,
+        "C2*C23": 0.23,
+        "C6*C14": 0.23,
+        "C6*C17": 0.23,
+        "C6*C23": 0.23,
+        "C14*C17": 0.23,
+        "C14*C23": 0.23,
+        "C17*C23": 0.23,
+        "I11*C17": 0.23,
+        "I11*C23": 0.23,
+        "C6*C17*C23": 0.25,
+        "C2*C14*C17": 0.25,
+        "I11*C6*C14": 0.25,
     },
     base_rate=0.256,
     best_auc=0.81,
@@ -258,24 +259,23 @@ KDD12 = Recipe(
     header=False,
     separator="\t",
     effects={
-        "impression": 0.35,
-        "position": 0.4,
-        "depth": 0.2,
-        "advertiser_id": 0.35,
+        "impression": 0.3,
+        "position": 0.5,
+        "depth": 0.4,
+        "advertiser_id": 0.5,
         "display_url": 0.2,
-        "ad_id": 0.25,
-        "query_id": 0.25,
+        "ad_id": 0.15,
+        "query_id": 0.15,
         "keyword_id": 0.2,
-        "title_id": 0.2,
-        "user_id": 0.25,
-        "position*advertiser_id": 0.35,
-        "depth*advertiser_id": 0.25,
-        "position*query_id": 0.25,
-        "display_url*keyword_id": 0.3,
-        "user_id*advertiser_id": 0.2,
-        "impression*depth": 0.2,
-        "position*depth*advertiser_id": 0.25,
+        "title_id": 0.15,
+        "user_id": 0.15,
+        "position*advertiser_id": 0.45,
+        "depth*advertiser_id": 0.35,
+        "impression*position": 0.3,
+        "position*depth*impression": 0.25,
+        "position*depth*advertiser_id": 0.3,
     },
+    # That of the full log; samples of it in circulation have fewer negatives.
     base_rate=0.045,
     best_auc=0.79,
 )
@@ -291,12 +291,16 @@ def write_log(dataset: str, path: Path, rows: int, seed: int = 2021) -> None:
     log. A log that exists is complete and has its truth: both are written elsewhere and renamed,
     the log last. The same arguments give the same bytes. Memory does not grow with `rows`.
 
-    Raise `DataError` for an unknown data set or fewer rows than one.
+    Raise `DataError` for an unknown data set, fewer rows than one, a negative seed or a .gz path.
     """
     path = Path(path)
     recipe = _recipe(dataset)
     if rows < 1:
         raise DataError(f"a log of {rows} rows: ask for at least 1")
+    if seed < 0:
+        raise DataError(f"seed {seed}: choose one that is not negative")
+    if path.suffix == ".gz":
+        raise DataError(f"{path}: the log is written uncompressed; leave out '.gz'")
     model = plant(recipe, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
@@ -341,22 +345,19 @@ def _write_rows(
         truth.write(probabilities.astype("<f8").tobytes())
 
 
-# ------------------------------------------------------------------ values
-
-
-def draw_values(fields: Sequence[Field], time: np.ndarray, rng: np.random.Generator) -> Values:
-    """Draw a value number of every field for the rows at `time` (n,), 0..1 through the log."""
+def draw_values(fields: Sequence[Field], when: np.ndarray, rng: np.random.Generator) -> Values:
+    """Draw a value number of every field for the rows at `when` (n,), 0..1 through the log."""
     draws: dict[str, np.ndarray] = {}  # field -> (n,) uniform on 0..1; its quantile is the value
     values: Values = {}
     absent = {
-        share: rng.random(len(time)) < share
+        share: rng.random(len(when)) < share
         for share in sorted({field.missing for field in fields if field.missing})
     }
     for field in fields:
         if field.kind == "hour":
-            values[field.name] = _hour_at(time)
+            values[field.name] = _hour_at(when)
             continue
-        own = rng.random(len(time))
+        own = rng.random(len(when))
         if field.parent and field.coupling == "bounds":
             values[field.name] = (own * (values[field.parent] + 1)).astype(np.int64)
             continue
@@ -364,7 +365,7 @@ def draw_values(fields: Sequence[Field], time: np.ndarray, rng: np.random.Genera
             own = 1 - draws[field.parent]
         elif field.parent:
             decided = _scatter(values[field.parent])
-            own = np.where(rng.random(len(time)) < field.loyalty, decided, own)
+            own = np.where(rng.random(len(when)) < field.loyalty, decided, own)
         draws[field.name] = own
         values[field.name] = _quantile(field, own)
         if field.missing:
@@ -392,25 +393,26 @@ def _zipf_quantile(values: int, exponent: float, share: np.ndarray) -> np.ndarra
 
 def _scatter(values: np.ndarray) -> np.ndarray:
     """Send each value to a place of its own on 0..1, evenly; the most popular value to 0."""
-    return values * GOLDEN_RATIO % 1
+    turns = values * GOLDEN_RATIO
+    places: np.ndarray = turns - np.floor(turns)
+    return places
 
 
-def _hour_at(time: np.ndarray) -> np.ndarray:
-    """The hour, 0..239, of the rows at `time` (n,) of ten days that are busy around noon."""
+def _hour_at(when: np.ndarray) -> np.ndarray:
+    """The hour, 0..239, of the rows at `when` (n,) of ten days that are busy around noon."""
     hours = np.arange(240)
     traffic = np.cumsum(1 - 0.6 * np.cos(hours * (2 * np.pi / 24)))
-    return np.searchsorted(traffic / traffic[-1], time, side="right")
-
-
-# ------------------------------------------------------------------ clicks
+    return np.searchsorted(traffic / traffic[-1], when, side="right")
 
 
 @dataclass(frozen=True)
 class PlantedModel:
     """P(click) = sigmoid(bias + the sum of the planted effects).
 
-    tables: field -> (rows, 1 + R): what each value does by itself, then its latent vector, the
-    one that all interactions of the field share. The last row is that of a missing value.
+    fields: those that have effects.
+    tables: field -> (table rows, 3): what each value does by itself, then its latent vector, the
+    one that all interactions of the field share. The last row is that of a missing value. Shared
+    and of rank 2, the vectors can be learned from a few hundred rows of a value.
     scales: effect -> the factor that gives it its standard deviation.
     """
 
@@ -436,20 +438,23 @@ def plant(recipe: Recipe, seed: int) -> PlantedModel:
     """Draw the effects of `recipe`; a pilot log sets their scales, the base rate and best AUC."""
     rng = np.random.default_rng([seed, 0])
     pilot = draw_values(recipe.fields, (np.arange(PILOT_ROWS) + 0.5) / PILOT_ROWS, rng)
-    tables = {field.name: _draw_table(field, pilot[field.name], rng) for field in recipe.fields}
-    looked_up = _look_up(recipe.fields, tables, pilot)
+    named = {name for effect in recipe.effects for name in effect.split("*")}
+    fields = tuple(field for field in recipe.fields if field.name in named)
+    tables = {field.name: _draw_table(field, pilot[field.name], rng) for field in fields}
+    looked_up = _look_up(fields, tables, pilot)
     scales = {
-        name: weight / float(_unscaled_effect(name, looked_up).std())
-        for name, weight in recipe.effects.items()
+        effect: weight / float(_unscaled_effect(effect, looked_up).std())
+        for effect, weight in recipe.effects.items()
     }
-    logits = PlantedModel(recipe.fields, tables, scales, bias=0.0).logits(pilot)
-    scale, bias = _calibrate(np.sort(logits), recipe.base_rate, recipe.best_auc)
-    scales = {name: scale * own for name, own in scales.items()}
-    return PlantedModel(recipe.fields, tables, scales, bias)
+    logits = np.sort(PlantedModel(fields, tables, scales, bias=0.0).logits(pilot))
+    thinned = logits[:: PILOT_ROWS // 4096]
+    scale, bias = _calibrate(thinned, recipe.base_rate, recipe.best_auc)
+    scales = {effect: scale * own for effect, own in scales.items()}
+    return PlantedModel(fields, tables, scales, bias)
 
 
 def _draw_table(field: Field, pilot: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random (rows, 3), centred over the values `pilot` (n,): a number and a vector for each value.
+    """Random (table rows, 3), a number and a vector for each value, centred over `pilot` (n,).
 
     They are points of circles, so that every value has about as much to say as any other.
     Centred, an interaction of independent fields holds nothing that they would tell one by one.
@@ -460,13 +465,14 @@ def _draw_table(field: Field, pilot: np.ndarray, rng: np.random.Generator) -> np
     else:
         alone, joint = rng.uniform(0, 2 * np.pi, (rows, 2)).T
     table = np.stack([np.cos(alone), np.cos(joint), np.sin(joint)], axis=1)
-    return table - table.take(_places(field, pilot), axis=0).mean(axis=0)
+    table -= table.take(_places(field, pilot), axis=0).mean(axis=0)
+    return table
 
 
 def _look_up(
     fields: Sequence[Field], tables: Mapping[str, np.ndarray], values: Values
 ) -> dict[str, np.ndarray]:
-    """field -> (n, 1 + R), the rows of the tables that `values` select."""
+    """field -> (n, 3), the rows of the tables that `values` select."""
     return {
         field.name: tables[field.name].take(_places(field, values[field.name]), axis=0)
         for field in fields
@@ -478,10 +484,11 @@ def _unscaled_effect(name: str, looked_up: Mapping[str, np.ndarray]) -> np.ndarr
     first, *others = name.split("*")
     if not others:
         return looked_up[first][:, 0]
-    product = looked_up[first][:, 1:]
+    vectors = looked_up[first][:, 1:]
     for other in others:
-        product = product * looked_up[other][:, 1:]  # (n, R)
-    return product.sum(axis=1)
+        vectors = vectors * looked_up[other][:, 1:]  # (n, 2)
+    effect: np.ndarray = vectors[:, 0] + vectors[:, 1]
+    return effect
 
 
 def _places(field: Field, values: np.ndarray) -> np.ndarray:
@@ -494,15 +501,16 @@ def _places(field: Field, values: np.ndarray) -> np.ndarray:
 
 
 def _table_rows(field: Field) -> int:
-    last = np.array([min(field.values, TABLE_ROWS) - 1])
+    """One row for each place that a value can have, and one for the missing value."""
     if field.kind == "count":
-        last = _magnitude(np.array([field.values - 1]))
-    return int(last[0]) + 2  # one more for the missing value
+        return int(_magnitude(np.array(field.values - 1))) + 2
+    return min(field.values, TABLE_ROWS) + 1
 
 
 def _magnitude(values: np.ndarray) -> np.ndarray:
-    """Four steps for each factor e of a quantity: 0, 1, 2, .. for 0, 1, 2, .."""
-    return (4 * np.log1p(np.maximum(values, 0))).astype(np.int64)
+    """Quantities (n,) on a log scale, four steps for each factor of e."""
+    steps = 4 * np.log1p(np.maximum(values, 0))
+    return np.asarray(steps, dtype=np.int64)
 
 
 def _calibrate(logits: np.ndarray, base_rate: float, best_auc: float) -> tuple[float, float]:
@@ -536,10 +544,9 @@ def _expected_auc(truth: np.ndarray) -> float:
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
-
-
-# ------------------------------------------------------------------ text
+    odds: np.ndarray = np.exp(logits)
+    probabilities: np.ndarray = odds / (1 + odds)
+    return probabilities
 
 
 def _frame(
@@ -582,22 +589,33 @@ def _hex_names(values: np.ndarray, salt: int) -> pl.Series:
     return pl.Series(names)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: write one log and say how long it took."""
-    parser = argparse.ArgumentParser(description="Write a planted click log and its truth.")
-    parser.add_argument("dataset", choices=RECIPES)
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--seed", type=int, default=2021)
-    parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args(arguments)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one log and print how long it took; return the exit code."""
+    arguments = _parse_arguments(argv)
     started = time.perf_counter()
-    write_log(options.dataset, options.output, options.rows, options.seed)
+    try:
+        write_log(arguments.dataset, arguments.output, arguments.rows, arguments.seed)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     seconds = time.perf_counter() - started
     print(
-        f"{options.output}: {options.rows:,} rows in {seconds:.2f} s, "
-        f"{options.rows / seconds:,.0f} rows/s"
+        f"{arguments.output}: {arguments.rows:,} rows in {seconds:.2f} s "
+        f"({arguments.rows / seconds:,.0f} rows/s)"
     )
+    return 0
+
+
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.synthetic", description="Write a planted click log and its truth."
+    )
+    parser.add_argument("dataset", choices=list(RECIPES))
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=2021)
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,7 @@
-"""A small encoded data set, made once by the real command."""
+"""A small encoded data set, made once by the real command; and one thread for everything.
+
+The tests' tensors are small: a second thread saves nothing, and on a busy machine waits.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,7 +22,7 @@ def run_command(*arguments: str | Path, cwd: Path, code: int = 0) -> str:
     code: the exit code that it must end with.
     """
     command = [sys.executable, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command,
         cwd=cwd,
@@ -30,6 +34,10 @@ def run_command(*arguments: str | Path, cwd: Path, code: int = 0) -> str:
     )
     assert result.returncode == code, result.stdout
     return result.stdout
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

