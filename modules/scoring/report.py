@@ -176,7 +176,7 @@ def main_table(scores: pd.DataFrame, merged: pd.DataFrame, style: str = "simple"
         "best on val,\ntest AUC",
         "oracle: best\non test",
         *(f"merged AUC,\n{POOL_NAMES[pool]}" for pool in pools),
-        "mean member\nlog loss",
+        "mean member\nlog loss (sd)",
         *(f"merged log loss,\n{POOL_NAMES[pool]}" for pool in pools),
         "ambiguity\nA",
     ]
@@ -188,7 +188,7 @@ def main_table(scores: pd.DataFrame, merged: pd.DataFrame, style: str = "simple"
             f"{merge['best_on_val_auc']:.5f}",
             f"{merge['best_member_auc']:.5f}",
             *(f"{by_pool[pool].at[group, 'test_auc']:.5f}" for pool in pools),
-            f"{merge['member_logloss']:.5f}",
+            _with_sd(merge["member_logloss"], _members_of(group, scores)["test_logloss"].std()),
             *(f"{by_pool[pool].at[group, 'test_logloss']:.5f}" for pool in pools),
             f"{merge['ambiguity']:z.5f}",
         ]
