@@ -27,9 +27,10 @@ class TrainingConfig:
 
     embedding_dim: int = 16
     embedding_init: float | None = None  # std of a normal; None: Xavier-uniform over the table
-    optimizer: Literal["dense"] = "dense"  # torch's Adam over the whole table
+    optimizer: Literal["deferred", "dense"] = "deferred"  # the same Adam, by used rows or by all
     lr: float = 1e-4
-    l2: float = 0.0  # Adam's coupled weight decay, on the table and the model
+    l2: float = 0.0  # Adam's coupled weight decay, on the model and on rows of the table:
+    l2_scope: Literal["batch", "table"] = "batch"  # those of the batch; all, as officially
     batch_size: int = 4096
     epochs: int = 1  # at most
     patience: int = 0  # epochs without a better val AUC that are forgiven before the stop
@@ -41,6 +42,11 @@ class TrainingConfig:
         for key, low in lowest.items():
             if not low <= getattr(self, key) < math.inf:
                 raise ConfigError(f"{key}={getattr(self, key)} is not a number from {low} on")
+        if self.l2 and self.l2_scope == "table" and self.optimizer != "dense":
+            raise ConfigError(
+                f"l2_scope=table decays every row in every step, which optimizer="
+                f"{self.optimizer} does not visit; set optimizer=dense, or l2_scope=batch"
+            )
         for key in ("lr", "embedding_init"):
             value = getattr(self, key)
             if value is not None and not 0 < value < math.inf:

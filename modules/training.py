@@ -27,11 +27,11 @@ from tqdm import tqdm
 from data.atomic import atomic_folder
 from data.loader import Batch, Loader, read_labels, read_truth
 from data.schema import Schema, read_schema
-from modules.config import RunConfig
+from modules.config import RunConfig, TrainingConfig
 from modules.cost import count_macs_per_row, count_parameters
-from modules.embedding import EmbeddingTable, Network
+from modules.embedding import DistinctFinder, EmbeddingTable, Network
 from modules.models import build_model
-from modules.optim import DenseAdam
+from modules.optim import DeferredAdam, DenseAdam
 from modules.runs import SCORED_SPLITS, Member, RunError, read_member, run_folder, store_labels
 from modules.scoring.metrics import auc, logloss
 
@@ -145,6 +145,14 @@ def build_network(config: RunConfig, schema: Schema, streams: Streams) -> Networ
     return Network(table, model)
 
 
+def build_table_optimizer(table: Tensor, settings: TrainingConfig) -> DenseAdam | DeferredAdam:
+    """The optimiser of the feature table that the settings ask for."""
+    lr, l2 = settings.lr, settings.l2
+    if settings.optimizer == "dense":
+        return DenseAdam(table, lr=lr, l2=l2, l2_of_table=settings.l2_scope == "table")
+    return DeferredAdam(table, lr=lr, l2=l2)
+
+
 class Trainer:
     """Trains a network on a data set, keeping the epoch with the best val AUC in `folder`."""
 
@@ -166,7 +174,8 @@ class Trainer:
         self.folder = folder
         self.order = streams.order if self.settings.vary == "init+order" else None
         lr, l2 = self.settings.lr, self.settings.l2
-        self.table_optimizer = DenseAdam(network.table.weight, lr=lr, l2=l2)
+        self.finder = DistinctFinder(len(network.table.weight))
+        self.table_optimizer = build_table_optimizer(network.table.weight, self.settings)
         self.model_parameters = list(network.model.parameters())
         self.model_optimizer = (
             torch.optim.Adam(self.model_parameters, lr=lr, weight_decay=l2, fused=True)
@@ -242,17 +251,16 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One step of both optimisers; the batch's mean loss before it, a scalar on the device."""
-        ids = batch.ids.to(self.device, non_blocking=True)  # (B, F)
+        distinct = self.finder.find(batch.ids).to(self.device, self.device)
         labels = batch.labels.to(self.device, non_blocking=True)  # (B,)
-        distinct, index = torch.unique(ids, return_inverse=True)  # (U,), (B, F)
-        rows = self.table_optimizer.gather(distinct)  # (U, W)
-        vectors, weights = self.network.table.embed(rows, index)
+        rows = self.table_optimizer.gather(distinct.ids)  # (U, W)
+        vectors, weights = self.network.table.embed(rows, distinct)
         logits = self.network.model(vectors, weights)
         loss = binary_cross_entropy_with_logits(logits, labels)
         for parameter in self.model_parameters:
             parameter.grad = None
         loss.backward()
-        self.table_optimizer.update(distinct, rows)
+        self.table_optimizer.update(distinct.ids, rows)
         if self.model_optimizer is not None:
             self.model_optimizer.step()
         self.steps += 1

@@ -66,6 +66,7 @@ def test_values_take_the_settings_type() -> None:
         ("batch_size=2.5", "batch_size=2.5 is not a whole number"),
         ("batch_size=0", "batch_size=0 is not a number from 1 on"),
         ("epochs=true", "epochs=True is not a whole number"),
+        ("optimizer=sparse", "optimizer='sparse' is not one of deferred, dense"),
         ("vary=order", "vary='order' is not one of init, init\\+order"),
         ("first_order=1", "first_order=1 is not true or false"),
         ("hidden_units=a,b", "hidden_units='a,b' is not a list of whole numbers"),
@@ -76,6 +77,14 @@ def test_values_take_the_settings_type() -> None:
 def test_bad_overrides_name_the_key_and_the_way_out(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve("mine", "deepfm", overrides=[override])
+
+
+def test_decay_of_the_whole_table_needs_the_dense_optimizer() -> None:
+    table_scope = ["l2=1e-5", "l2_scope=table"]
+    with pytest.raises(ConfigError, match="set optimizer=dense, or l2_scope=batch"):
+        resolve("mine", "fm", overrides=table_scope)
+    dense = resolve("mine", "fm", overrides=[*table_scope, "optimizer=dense"])
+    assert dense.training.l2_scope == "table"
 
 
 def test_an_override_must_fit_the_model_or_one_of_the_group() -> None:
