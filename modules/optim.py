@@ -99,7 +99,7 @@ class DeferredAdam:
         self._second = torch.zeros_like(table)
         # In which step that was, counted from the last synchronisation.
         self._updated = torch.zeros(len(table), dtype=torch.int32, device=table.device)
-        self._drift = _Drift(betas, step=0, device=table.device)
+        self._drift = _Drift(betas, eps, step=0, device=table.device)
         self._moments: tuple[Tensor, Tensor] | None = None  # of the gathered rows
 
     def gather(self, ids: Tensor) -> Tensor:
@@ -138,7 +138,9 @@ class DeferredAdam:
             part = slice(start, start + _CHUNK)
             self._table[part], self._first[part], self._second[part] = rows, first, second
         self._updated.zero_()
-        self._drift = _Drift(self._betas, step=self._drift.step, device=self._table.device)
+        self._drift = _Drift(
+            self._betas, self._eps, step=self._drift.step, device=self._table.device
+        )
 
     def state_dict(self) -> State:
         """The state of torch.optim.Adam at this point; every row is brought up to date first."""
@@ -150,7 +152,9 @@ class DeferredAdam:
         self._first.copy_(state["exp_avg"])
         self._second.copy_(state["exp_avg_sq"])
         self._updated.zero_()
-        self._drift = _Drift(self._betas, step=int(state["step"]), device=self._table.device)
+        self._drift = _Drift(
+            self._betas, self._eps, step=int(state["step"]), device=self._table.device
+        )
 
     def _current(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows and both moments (U, W) of ids (U,) as they are now, without writing them back."""
@@ -158,10 +162,9 @@ class DeferredAdam:
             state.index_select(0, ids) for state in (self._table, self._first, self._second)
         )
         updated = self._updated.index_select(0, ids)
-        rows.addcmul_(first, self._drift.per_momentum(second.sqrt(), updated, self._eps), value=-1)
-        rested = (self._drift.age - updated).double()[:, None]
-        decay1, decay2 = ((beta**rested).to(rows.dtype) for beta in self._betas)
-        return rows, first.mul_(decay1), second.mul_(decay2)
+        rows.addcmul_(first, self._drift.per_momentum(second.sqrt(), updated), value=-1)
+        decay = self._drift.decay(updated)
+        return rows, first.mul_(decay[:, :1]), second.mul_(decay[:, 1:])
 
 
 _CHUNK = 1 << 16
@@ -180,9 +183,13 @@ class _Drift:
     table, whose last entries get one more term in every step. float64.
     """
 
-    def __init__(self, betas: tuple[float, float], step: int, device: torch.device) -> None:
+    def __init__(
+        self, betas: tuple[float, float], eps: float, step: int, device: torch.device
+    ) -> None:
         self.step = step  # t
+        self._eps = eps
         self._start = step
+        self._betas = betas
         self._log_beta1, self._log_beta2 = (math.log(max(beta, 1e-300)) for beta in betas)
         self._window = max(2, math.ceil(math.log(_NEGLIGIBLE) / self._log_beta1))
         count = _NODES if step >= _FINE_STEPS else _FINE_NODES
@@ -204,20 +211,22 @@ class _Drift:
         """Whether the nodes of the first steps can be left behind, by a synchronisation."""
         return self.step == _FINE_STEPS and len(self._roots) == _FINE_NODES
 
-    def per_momentum(self, root: Tensor, updated: Tensor, eps: float) -> Tensor:
+    def per_momentum(self, root: Tensor, updated: Tensor) -> Tensor:
         """How far elements moved for a momentum of one, (U, W).
 
         root: (U, W), the square roots of v. updated: (U,), the age of each row's last update.
         """
-        nodes = self._nodes.index_select(0, updated)  # (U, J)
-        scaled = (self._weights.index_select(0, updated) * nodes).to(root.dtype)
-        offsets = (eps * nodes).to(root.dtype)
+        terms = self._terms.index_select(0, updated).split(1, dim=1)
         moved = torch.zeros_like(root)
         divisor = torch.empty_like(root)
-        for weight, offset in zip(scaled.split(1, dim=1), offsets.split(1, dim=1), strict=True):
+        for numerator, offset in zip(terms[0::2], terms[1::2], strict=True):
             torch.add(root, offset, out=divisor)
-            moved.addcdiv_(weight, divisor)
+            moved.addcdiv_(numerator, divisor)
         return moved
+
+    def decay(self, updated: Tensor) -> Tensor:
+        """What is left of the moments m and v of rows last updated at these ages, (U, 2)."""
+        return self._decay.index_select(0, self.age - updated)
 
     def advance(self, lr: float) -> None:
         """One more step, at learning rate `lr`: every resting row moves on."""
@@ -234,6 +243,7 @@ class _Drift:
         chebyshev = (z.arccos()[:, None] * self._degrees).cos()  # (window, J): T_k(z)
         c = (rested * self._log_beta1).exp() * (lr / -math.expm1(self.step * self._log_beta1))
         self._weights[recent] += c[:, None] * (chebyshev @ self._basis)
+        self._terms[recent, 0::2] = (self._weights[recent] * self._nodes[recent]).float()
 
     def _reserve(self, size: int) -> None:
         """Make room for rows last updated at an age below `size`."""
@@ -246,6 +256,12 @@ class _Drift:
         weights = torch.zeros_like(self._nodes)
         weights[: len(self._weights)] = self._weights
         self._weights = weights
+        # What a step looks up by age, in float32: weight * node and eps * node of each node, in
+        # turn; and the decay of both moments.
+        terms = torch.stack([weights * self._nodes, self._eps * self._nodes], dim=2)
+        self._terms = terms.flatten(start_dim=1).float()
+        ages = steps - self._start
+        self._decay = torch.stack([beta**ages for beta in self._betas], dim=1).float()
 
     def _log_a(self, step: Tensor, rested: Tensor) -> Tensor:
         """log a_n for n = `step`, after `rested` = n - s steps."""
