@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,8 +38,6 @@ def run_command(*arguments: str | Path, cwd: Path, code: int = 0) -> str:
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
-    # For test_devices.py; the engine of autograd counts devices once, at the first backward.
-    _setup_privateuseone_for_python_backend("fakegpu")
 
 
 @pytest.fixture(scope="session")
