@@ -28,13 +28,15 @@ class MLP(nn.Sequential):
             layers.append(nn.Linear(width, units))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(units))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))  # no layer before it needs its own output
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
             width = units
         if output_dim is not None:
             layers.append(nn.Linear(width, output_dim))
+            width = output_dim
         super().__init__(*layers)
+        self.output_dim = width
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:
