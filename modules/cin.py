@@ -59,7 +59,8 @@ class CIN(nn.Module):
                 x = bilinear_map(weight, x0, x[:-1])
                 given = given + x[-1]
             given = given + (x[:-1] * of_tail).sum(dim=0)
-        return given.unflatten(0, (len(vectors), -1)).sum(dim=1) + self.output.bias
+        logits: Tensor = given.unflatten(0, (len(vectors), -1)).sum(dim=1) + self.output.bias
+        return logits
 
     def _maps(self) -> list[Tensor]:
         """Of every layer the map of x^0 and x^{k-1} to what it hands on, 1, and what it gives."""

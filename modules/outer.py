@@ -24,7 +24,7 @@ def bilinear_map(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
     Shape: (O, F, N), (F, R), (N, R) -> (O, R)
     """
-    out: Tensor = _OuterMap.apply(weight, left, right, False)
+    out: Tensor = _OuterMap.apply(weight, left, right, False)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -35,7 +35,7 @@ def quadratic_map(weight: Tensor, x: Tensor) -> Tensor:
     Shape: (O, F, F), (F, R) -> (O, R)
     """
     folded = weight.triu() + weight.tril(-1).mT
-    out: Tensor = _OuterMap.apply(folded, x, x, True)
+    out: Tensor = _OuterMap.apply(folded, x, x, True)  # type: ignore[no-untyped-call]
     return out
 
 

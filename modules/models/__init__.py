@@ -66,6 +66,11 @@ def model_settings(name: str) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def paper(name: str) -> str:
+    """The paper of a model, `Name (authors, venue, arXiv)`: its class docstring up to the colon."""
+    return inspect.cleandoc(MODELS[name].__doc__ or "").partition("): ")[0] + ")"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], of: str = "") -> str:
     """The message for an unknown name: the nearest known one, and all of them."""
     names = sorted(known)

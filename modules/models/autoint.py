@@ -31,15 +31,15 @@ class SelfAttention(nn.Module):
         self.projection = nn.Linear(input_dim, (3 + self.projects_residual) * dim, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        query, key, value, *projected = self.projection(inputs).chunk(
-            3 + self.projects_residual, dim=2
-        )
-        attended = functional.scaled_dot_product_attention(
-            *(part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
+        parts = self.projection(inputs).chunk(3 + self.projects_residual, dim=2)
+        query, key, value = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts[:3]
         )  # (B, heads, F, dim / heads)
-        residual = projected[0] if projected else inputs
+        dropout = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=self.scale
+        )
+        residual = parts[3] if self.projects_residual else inputs
         return functional.relu(attended.transpose(1, 2).flatten(start_dim=2) + residual)
 
 

@@ -27,12 +27,11 @@ class FieldGate(nn.Module):
         self.mlp = MLP(context_dim, units, output_dim=num_fields * embedding_dim)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        context = self.context
+        context: Tensor | None = self.context  # (1, D)
         if context is None:
             context = vectors[:, self.fields].flatten(start_dim=1)  # (B, fields * D)
-        gate = 2 * self.mlp(context).sigmoid()  # (B or 1, F * D)
-        gated: Tensor = vectors.flatten(start_dim=1) * gate
-        return gated
+        gate: Tensor = 2 * self.mlp(context).sigmoid()  # (1 or B, F * D)
+        return vectors.flatten(start_dim=1) * gate
 
 
 class BilinearFusion(nn.Module):
@@ -55,20 +54,22 @@ class BilinearFusion(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         heads = len(self.weight)
-        by_head = left.unflatten(1, (heads, -1)).transpose(0, 1)  # (heads, B, left_dim / heads)
+        by_head = torch.unflatten(left, 1, (heads, -1)).transpose(
+            0, 1
+        )  # (heads, B, left_dim / heads)
         mapped = (by_head @ self.weight).transpose(0, 1).flatten(start_dim=1)  # (B, right_dim)
-        linear = (self.of_left(left) + self.of_right(right)).squeeze(1)
-        return linear + (mapped * right).sum(dim=1)
+        logits: Tensor = (self.of_left(left) + self.of_right(right)).squeeze(1)
+        return logits + (mapped * right).sum(dim=1)
 
 
 class FinalMLP(nn.Module):
     """FinalMLP (Mao et al., AAAI 2023, arXiv 2304.00902): bilinear fusion of two gated MLPs.
 
     mlp2_units: hidden layers of the second MLP; None for those of the first.
-    heads: of the fusion; the paper tunes them per data set.
+    heads: of the fusion; the paper tunes them per data set, from 1 to 50.
     gating: feature gating with hidden layers `gate_units`, from the vectors of the fields
     `gate1_fields` and `gate2_fields` (indexes) or, where none are named, from a learnt vector.
-    The official code's form is gating=False, heads=1.
+    The official code's form is gating=False.
     NOTE[DIFF]: a gate's context is made of the model's own embeddings, not of a second table.
     Shape: vectors (B, F, D), weights (B, F) unused -> logits (B,)
     """
@@ -83,7 +84,7 @@ class FinalMLP(nn.Module):
         *,
         hidden_units: Sequence[int] = (1024, 512, 256),
         mlp2_units: Sequence[int] | None = None,
-        heads: int = 8,
+        heads: int = 1,
         gating: bool = True,
         gate_units: Sequence[int] = (64,),
         gate1_fields: Sequence[int] = (),
@@ -92,21 +93,22 @@ class FinalMLP(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        for setting, fields in (("gate1_fields", gate1_fields), ("gate2_fields", gate2_fields)):
+            for field in fields:
+                if not 0 <= field < num_fields:
+                    last = num_fields - 1
+                    raise ValueError(f"{setting} has {field}; there are fields 0 to {last}")
         self.gates = nn.ModuleList(
             FieldGate(num_fields, embedding_dim, gate_units, fields) if gating else nn.Flatten()
             for fields in (gate1_fields, gate2_fields)
         )
-        self.mlps = nn.ModuleList(
-            MLP(
-                num_fields * embedding_dim,
-                units,
-                output_dim=None,
-                dropout=dropout,
-                batch_norm=batch_norm,
-            )
+        width = num_fields * embedding_dim
+        mlps = [
+            MLP(width, units, output_dim=None, dropout=dropout, batch_norm=batch_norm)
             for units in (hidden_units, mlp2_units or hidden_units)
-        )
-        self.fusion = BilinearFusion(*(mlp.output_dim for mlp in self.mlps), heads)
+        ]
+        self.mlps = nn.ModuleList(mlps)
+        self.fusion = BilinearFusion(mlps[0].output_dim, mlps[1].output_dim, heads)
 
     def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
         left, right = (mlp(gate(vectors)) for gate, mlp in zip(self.gates, self.mlps, strict=True))
