@@ -45,7 +45,7 @@ def _count_macs(
     vectors = torch.zeros(rows, num_fields, embedding_dim, device=device)
     weights = torch.zeros(rows, num_fields, device=device)
     counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
-    with torch.enable_grad(), counter:  # the counter fails on parts of parameters without gradient
+    with torch.enable_grad(), counter:  # without, it fails on a parameter given to a module
         model(vectors, weights)
     return int(counter.get_total_flops()) // 2
 
@@ -58,4 +58,9 @@ def _inputs(input_shape: tuple[int, ...], *_args: Any, **_kwargs: Any) -> int:
     return 2 * prod(input_shape)
 
 
-_ELEMENTWISE = {_aten.mul: _outputs, _aten.pow: _outputs, _aten.sum: _inputs}
+_ELEMENTWISE = {
+    _aten.mul: _outputs,
+    _aten.pow: _outputs,
+    _aten.sum: _inputs,
+    _aten.linalg_vector_norm: _inputs,
+}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = {"cpu": 2**20, "cuda": 2**27}  # products formed at a time
+BLOCK = {"cpu": 2**21, "cuda": 2**27}  # products formed at a time
 
 
 def bilinear_map(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -61,12 +61,13 @@ class _OuterMap(torch.autograd.Function):
         packed_grad = torch.zeros_like(packed)
         left_grad, right_grad = torch.empty_like(left), torch.zeros_like(right)
         for columns, products in _blocks(packed, left):
-            _multiply(left[:, columns], right[:, columns], ctx.firsts, out=products)
-            packed_grad.addmm_(grad[:, columns], products.T)
+            of_left, of_right = left[:, columns], right[:, columns]
+            _multiply(of_left, of_right, ctx.firsts, out=products)
+            packed_grad += grad[:, columns] @ products.T
             torch.mm(packed.T, grad[:, columns], out=products)  # now the products' gradient
             for f, (first, part) in enumerate(_parts(products, len(right), ctx.firsts)):
-                left_grad[f, columns] = (part * right[first:, columns]).sum(dim=0)
-                right_grad[first:, columns].addcmul_(part, left[f, columns])
+                right_grad[first:, columns].addcmul_(part, of_left[f])
+                torch.sum(part.mul_(of_right[first:]), dim=0, out=left_grad[f, columns])
         weight_grad = torch.zeros_like(weight)
         for f, (first, part) in enumerate(_parts(packed_grad.T, len(right), ctx.firsts)):
             weight_grad[:, f, first:] = part.T

@@ -18,7 +18,7 @@ class CrossNetwork(nn.Module):
     x_l = a_l x_0 + c_l with a_0 = 1, c_0 = 0, and
     a_{l+1} = a_l + a_l (w_l . x_0) + w_l . c_l,  c_{l+1} = c_l + b_l:
     all that the rows cost is one thin matrix product, x_0 with the w of every layer.
-    Shape: (B, width) and a final w (1, width) -> w . x_L (B,)
+    Shape: (B, width) and a direction (1, width) -> their product direction . x_L (B,)
     """
 
     def __init__(self, width: int, layers: int) -> None:
@@ -28,8 +28,8 @@ class CrossNetwork(nn.Module):
         bound = width**-0.5  # as nn.Linear(width, 1)
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, x0: Tensor, final: Tensor) -> Tensor:
-        weight = torch.cat([self.weight, final])  # (L + 1, width): w_0 .. w_{L-1}, final
+    def along(self, direction: Tensor, x0: Tensor) -> Tensor:
+        weight = torch.cat([self.weight, direction])  # (L + 1, width): w_0 .. w_{L-1}, direction
         shift = functional.pad(self.bias.cumsum(dim=0), (0, 0, 1, 0))  # (L + 1, width): c_0 .. c_L
         of_shift = (weight * shift).sum(dim=1)  # (L + 1,): w_l . c_l
         of_input = x0 @ weight.T  # (B, L + 1): w_l . x_0
@@ -72,5 +72,5 @@ class DCN(nn.Module):
         deep = self.mlp(x0)  # (B, hidden_units[-1])
         of_cross, of_deep = self.output.weight.split((x0.shape[1], deep.shape[1]), dim=1)
         of_mlp = functional.linear(deep, of_deep, self.output.bias)  # (B, 1)
-        logits: Tensor = self.cross(x0, of_cross) + of_mlp.squeeze(1)
+        logits: Tensor = self.cross.along(of_cross, x0) + of_mlp.squeeze(1)
         return logits
