@@ -59,9 +59,11 @@ class _PairwiseSum(torch.autograd.Function):
         total = vectors.sum(dim=1)  # (B, D)
         ctx.save_for_backward(vectors, total)
         norm = torch.linalg.vector_norm(vectors.flatten(start_dim=1), dim=1)
-        return 0.5 * (total.square().sum(dim=1) - norm.square())
+        products: Tensor = 0.5 * (total.square().sum(dim=1) - norm.square())  # (B,)
+        return products
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         vectors, total = ctx.saved_tensors
-        return (total[:, None] - vectors).mul_(grads[0][:, None, None])
+        grad: Tensor = (total[:, None] - vectors).mul_(grads[0][:, None, None])
+        return grad

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules import outer
+from modules import attention, outer
 from modules.cin import CIN
 from modules.layers import MLP, pairwise_sum
 from modules.models import build_model
@@ -238,6 +238,36 @@ def test_outer_maps_and_their_gradients(block: int, monkeypatch: pytest.MonkeyPa
     assert torch.autograd.gradcheck(outer.quadratic_map, [square.requires_grad_(), left])
 
 
+@pytest.mark.parametrize("block", [2**19, 20])
+@pytest.mark.parametrize("parts", [3, 4])
+def test_self_attention_and_its_gradients(
+    parts: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(attention.BLOCK, "cpu", block)  # 20: two rows at a time
+    width = 6 if parts == 3 else 5
+    inputs = torch.randn(3, FIELDS, width, requires_grad=True)
+    weight = torch.randn(parts * 6, width, requires_grad=True)
+
+    def plain(inputs: Tensor, weight: Tensor, heads: int, scale: float) -> Tensor:
+        query, key, value, *residual = (inputs @ weight.T).split(6, dim=2)
+        query, key, value = (
+            part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value)
+        )
+        attended = torch.softmax(scale * query @ key.mT, dim=3) @ value
+        out: Tensor = attended.transpose(1, 2).flatten(2) + (residual or [inputs])[0]
+        return out.relu()
+
+    for heads, scale in ((1, 1.0), (2, 0.7)):
+        ours, theirs = (f(inputs, weight, heads, scale) for f in (attention.self_attention, plain))
+        torch.testing.assert_close(ours, theirs)
+        for our, their in zip(
+            torch.autograd.grad(ours.square().sum(), (inputs, weight)),
+            torch.autograd.grad(theirs.square().sum(), (inputs, weight)),
+            strict=True,
+        ):
+            torch.testing.assert_close(our, their)
+
+
 def attention_by_loops(layer: SelfAttention, row: list[list[float]], scale: bool) -> Any:
     """One row through one layer: query, key, value and residual for every field and head."""
     parts = 3 + layer.projects_residual
@@ -329,8 +359,8 @@ def layer_norm(layer: nn.LayerNorm, x: list[float]) -> list[float]:
     mean = sum(x) / len(x)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in x) / len(x) + layer.eps)
     return [
-        (value - mean) / deviation * float(weight) + float(bias)
-        for value, weight, bias in zip(x, layer.weight, layer.bias, strict=True)
+        (value - mean) / deviation * weight + bias
+        for value, weight, bias in zip(x, layer.weight.tolist(), layer.bias.tolist(), strict=True)
     ]
 
 
@@ -348,12 +378,12 @@ def mixed_by_loops(layer: RankMixerLayer, tokens: list[list[float]]) -> list[lis
         state = layer_norm(layer.mix_norm, mixed)
         wide, narrow = layer.expand, layer.contract
         hidden = [
-            dot(wide.weight[h, :, j], state) + float(wide.bias[h, 0, j])
+            dot(wide.weight[h, :, j].tolist(), state) + float(wide.bias[h, 0, j])
             for j in range(wide.weight.shape[2])
         ]
         hidden = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in hidden]
         added = [
-            dot(narrow.weight[h, :, j], hidden) + float(narrow.bias[h, 0, j]) + state[j]
+            dot(narrow.weight[h, :, j].tolist(), hidden) + float(narrow.bias[h, 0, j]) + state[j]
             for j in range(width)
         ]
         outputs.append(layer_norm(layer.norm, added))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modules.attention import self_attention
 from modules.layers import MLP
 
 
@@ -31,13 +32,14 @@ class SelfAttention(nn.Module):
         self.projection = nn.Linear(input_dim, (3 + self.projects_residual) * dim, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if not (self.training and self.dropout > 0):
+            return self_attention(inputs, self.projection.weight, self.heads, self.scale)
         parts = self.projection(inputs).chunk(3 + self.projects_residual, dim=2)
         query, key, value = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts[:3]
         )  # (B, heads, F, dim / heads)
-        dropout = self.dropout if self.training else 0.0
         attended = functional.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, scale=self.scale
+            query, key, value, dropout_p=self.dropout, scale=self.scale
         )
         residual = parts[3] if self.projects_residual else inputs
         return functional.relu(attended.transpose(1, 2).flatten(start_dim=2) + residual)
