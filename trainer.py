@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.cli import add_shared_arguments
+from modules.cli import ListModels, add_shared_arguments
 from modules.config import resolve
 from modules.group import USER_ERRORS, plan_group, summarise, train_group
 from modules.training import resolve_device
@@ -15,7 +15,8 @@ from modules.training import resolve_device
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="lr, fm, deepfm, ...")
+    parser.add_argument("--list-models", action=ListModels, help="names, papers and costs; exit")
+    parser.add_argument("--model", required=True, help="lr, fm, deepfm, ...; see --list-models")
     parser.add_argument("--seed", type=int, help="default: the configured first seed")
     parser.add_argument("--arm", default="base")
     add_shared_arguments(parser)

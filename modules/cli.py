@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from modules.cost import count_macs_per_row
+from modules.models import MODELS, build_model, paper
 from modules.runs import RunError
+
+LISTED_FIELDS, LISTED_DIM = 39, 16  # the sizes of `--list-models`: Criteo's
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,3 +39,30 @@ def parse_seeds(text: str, first: int) -> list[int]:
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise RunError(f"--seeds {text}: expected a count, as 5, or distinct seeds, as 2001,2002")
     return seeds
+
+
+class ListModels(argparse.Action):
+    """`--list-models`: print the models and exit, whatever else is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_args: Any) -> None:
+        print(describe_models())
+        parser.exit()
+
+
+def describe_models() -> str:
+    """Every model: name, paper, parameters beside the feature table, multiply-adds a row."""
+    head = f"({LISTED_FIELDS} fields, dimension {LISTED_DIM}, default settings)"
+    rows = [("model", f"paper {head}", "parameters", "multiply-adds/row")]
+    for name in MODELS:
+        model = build_model(name, LISTED_FIELDS, embedding_dim=LISTED_DIM)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        macs = count_macs_per_row(model, LISTED_FIELDS, LISTED_DIM)
+        rows.append((name, paper(name), f"{parameters:,}", f"{macs:,}"))
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        f"{name:{wide[0]}}  {source:{wide[1]}}  {parameters:>{wide[2]}}  {macs:>{wide[3]}}"
+        for name, source, parameters, macs in rows
+    )

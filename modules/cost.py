@@ -27,17 +27,27 @@ def count_parameters(network: Network) -> dict[str, int]:
 
 
 def count_macs_per_row(model: nn.Module, num_fields: int, embedding_dim: int) -> int:
-    """Multiply-adds that one row costs in evaluation mode."""
-    rows = 2  # batch normalisation and squeezes see a real batch
+    """Multiply-adds that one more row costs in evaluation mode.
+
+    What a batch costs once, whatever its size (xDeepFM and DCN join weights first), is left out.
+    """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    vectors = torch.zeros(rows, num_fields, embedding_dim, device=device)
-    weights = torch.zeros(rows, num_fields, device=device)
     was_training = model.training
     model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
-        model(vectors, weights)
+    few, more = (_count_macs(model, rows, num_fields, embedding_dim, device) for rows in (2, 3))
     model.train(was_training)
-    return int(counter.get_total_flops() // 2 // rows)
+    return more - few
+
+
+def _count_macs(
+    model: nn.Module, rows: int, num_fields: int, embedding_dim: int, device: torch.device
+) -> int:
+    vectors = torch.zeros(rows, num_fields, embedding_dim, device=device)
+    weights = torch.zeros(rows, num_fields, device=device)
+    counter = FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE)
+    with torch.enable_grad(), counter:  # without, it fails on a parameter given to a module
+        model(vectors, weights)
+    return int(counter.get_total_flops()) // 2
 
 
 def _outputs(*_args: Any, out_shape: tuple[int, ...], **_kwargs: Any) -> int:
@@ -48,4 +58,9 @@ def _inputs(input_shape: tuple[int, ...], *_args: Any, **_kwargs: Any) -> int:
     return 2 * prod(input_shape)
 
 
-_ELEMENTWISE = {_aten.mul: _outputs, _aten.pow: _outputs, _aten.sum: _inputs}
+_ELEMENTWISE = {
+    _aten.mul: _outputs,
+    _aten.pow: _outputs,
+    _aten.sum: _inputs,
+    _aten.linalg_vector_norm: _inputs,
+}

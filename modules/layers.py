@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -28,13 +30,15 @@ class MLP(nn.Sequential):
             layers.append(nn.Linear(width, units))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(units))
-            layers.append(nn.ReLU())
+            layers.append(nn.ReLU(inplace=True))  # no layer before it needs its own output
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
             width = units
         if output_dim is not None:
             layers.append(nn.Linear(width, output_dim))
+            width = output_dim
         super().__init__(*layers)
+        self.output_dim = width
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:
@@ -43,6 +47,23 @@ def pairwise_sum(vectors: Tensor) -> Tensor:
     sum_{i<j} <e_i, e_j> = 1/2 sum_d [(sum_f e_fd)^2 - sum_f e_fd^2] (Rendle, ICDM 2010).
     Shape: (B, F, D) -> (B,)
     """
-    square_of_sum = vectors.sum(dim=1).square()  # (B, D)
-    sum_of_squares = vectors.square().sum(dim=1)  # (B, D)
-    return 0.5 * (square_of_sum - sum_of_squares).sum(dim=1)
+    products: Tensor = _PairwiseSum.apply(vectors)  # type: ignore[no-untyped-call]
+    return products
+
+
+class _PairwiseSum(torch.autograd.Function):
+    """`pairwise_sum` with its gradient in closed form: that of e_i is sum_f e_f - e_i."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        total = vectors.sum(dim=1)  # (B, D)
+        ctx.save_for_backward(vectors, total)
+        norm = torch.linalg.vector_norm(vectors.flatten(start_dim=1), dim=1)
+        products: Tensor = 0.5 * (total.square().sum(dim=1) - norm.square())  # (B,)
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        vectors, total = ctx.saved_tensors
+        grad: Tensor = (total[:, None] - vectors).mul_(grads[0][:, None, None])
+        return grad

@@ -9,14 +9,32 @@ from typing import Any
 
 from torch import nn
 
+from modules.models.autoint import AutoInt
+from modules.models.dcn import DCN
+from modules.models.dcnv2 import DCNv2
 from modules.models.deepfm import DeepFM
+from modules.models.finalmlp import FinalMLP
 from modules.models.fm import FM
+from modules.models.fnn import FNN
+from modules.models.ipnn import IPNN
 from modules.models.lr import LR
+from modules.models.rankmixer import RankMixer
+from modules.models.wukong import Wukong
+from modules.models.xdeepfm import XDeepFM
 
 MODELS: dict[str, type[nn.Module]] = {
     "lr": LR,
     "fm": FM,
     "deepfm": DeepFM,
+    "fnn": FNN,
+    "ipnn": IPNN,
+    "dcn": DCN,
+    "dcnv2": DCNv2,
+    "xdeepfm": XDeepFM,
+    "autoint": AutoInt,
+    "finalmlp": FinalMLP,
+    "wukong": Wukong,
+    "rankmixer": RankMixer,
 }
 
 
@@ -28,13 +46,16 @@ def build_model(name: str, num_fields: int, **settings: Any) -> nn.Module:
     """Build a model by name for rows of `num_fields` fields.
 
     settings: `embedding_dim` and the keyword arguments of the model's class.
-    Raises `ModelError` for an unknown name or setting.
+    Raises `ModelError` for an unknown name or setting, and for settings that do not fit together.
     """
     known = model_settings(name)
     for key in settings:
         if key not in {*known, "embedding_dim"}:
             raise ModelError(unknown_name("setting", key, known, of=f" of model '{name}'"))
-    return MODELS[name](num_fields, **settings)
+    try:
+        return MODELS[name](num_fields, **settings)
+    except ValueError as error:
+        raise ModelError(f"model '{name}': {error}") from error
 
 
 def model_settings(name: str) -> dict[str, inspect.Parameter]:
@@ -43,6 +64,11 @@ def model_settings(name: str) -> dict[str, inspect.Parameter]:
         raise ModelError(unknown_name("model", name, MODELS))
     parameters = inspect.signature(MODELS[name], eval_str=True).parameters.values()
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def paper(name: str) -> str:
+    """The paper of a model, `Name (authors, venue, arXiv)`: its class docstring up to the colon."""
+    return inspect.cleandoc(MODELS[name].__doc__ or "").partition("): ")[0] + ")"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], of: str = "") -> str:

@@ -1,0 +1,106 @@
+"""Self-attention over the few fields of many rows.
+
+torch's own kernels are made for long sequences. Here a sequence is a row's fields: everything
+between input and output is small for a block of rows, stays in the processor's cache, and is
+computed again for the gradient.
+
+Shapes: B rows, F fields, C and A width of input and output, A / H width of one of H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+BLOCK = {"cpu": 2**19, "cuda": 2**25}  # scores at a time
+
+
+def self_attention(inputs: Tensor, weight: Tensor, heads: int, scale: float) -> Tensor:
+    """ReLU(softmax(scale * Q K^T) V + R), head by head.
+
+    weight: of the projections to Q, K and V and, as a fourth part, to the residual R; where there
+    is no fourth part R are the inputs.
+    Shape: (B, F, C), (3 A or 4 A, C) -> (B, F, A)
+    """
+    out: Tensor = _SelfAttention.apply(inputs, weight, heads, scale)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _SelfAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, heads: int, scale: float) -> Tensor:
+        dim = _output_dim(inputs, weight)
+        out = inputs.new_empty(*inputs.shape[:2], dim)
+        for rows in _blocks(inputs):
+            projected = functional.linear(inputs[rows], weight)
+            residual = projected[..., 3 * dim :] if len(weight) == 4 * dim else inputs[rows]
+            for head in _heads(dim, heads):
+                query, key, value = _parts(projected, dim, head)
+                attended = _softmax(query, key, scale) @ value
+                torch.add(residual[..., head], attended, out=out[rows, :, head])
+            out[rows].relu_()
+        ctx.save_for_backward(inputs, weight, out)
+        ctx.heads, ctx.scale = heads, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        inputs, weight, out = ctx.saved_tensors
+        dim = out.shape[2]
+        inputs_grad, weight_grad = torch.empty_like(inputs), torch.zeros_like(weight)
+        for rows in _blocks(inputs):
+            projected = functional.linear(inputs[rows], weight)
+            projected_grad = torch.empty_like(projected)
+            grad = torch.ops.aten.threshold_backward(grads[0][rows], out[rows], 0)  # of the ReLU
+            for head in _heads(dim, ctx.heads):
+                query, key, value = _parts(projected, dim, head)
+                into_query, into_key, into_value = _parts(projected_grad, dim, head)
+                weights = _softmax(query, key, ctx.scale)
+                into_value[:] = weights.mT @ grad[..., head]
+                scores_grad = grad[..., head] @ value.mT  # so far of the weights
+                mean = (scores_grad * weights).sum(dim=2, keepdim=True)
+                scores_grad.sub_(mean).mul_(weights)
+                into_query[:] = scores_grad @ key
+                into_key[:] = scores_grad.mT @ query
+            projected_grad[..., : 2 * dim] *= ctx.scale
+            projects_residual = len(weight) == 4 * dim
+            if projects_residual:
+                projected_grad[..., 3 * dim :] = grad
+            flat = projected_grad.flatten(end_dim=1)
+            weight_grad += flat.T @ inputs[rows].flatten(end_dim=1)
+            inputs_grad[rows] = projected_grad @ weight
+            if not projects_residual:
+                inputs_grad[rows] += grad
+        return inputs_grad, weight_grad, None, None
+
+
+def _output_dim(inputs: Tensor, weight: Tensor) -> int:
+    """A: with a fourth part where the input's width is not A already."""
+    return len(weight) // (3 if len(weight) == 3 * inputs.shape[2] else 4)
+
+
+def _softmax(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """The weights (rows, F, F) of one head."""
+    scores = query @ key.mT
+    return torch.softmax(scores if scale == 1 else scores.mul_(scale), dim=2)
+
+
+def _blocks(inputs: Tensor) -> Iterator[slice]:
+    """Blocks of rows."""
+    size = max(1, BLOCK[inputs.device.type] // inputs.shape[1] ** 2)
+    return (slice(start, start + size) for start in range(0, len(inputs), size))
+
+
+def _heads(dim: int, heads: int) -> Iterator[slice]:
+    """The columns of every head."""
+    size = dim // heads
+    return (slice(start, start + size) for start in range(0, dim, size))
+
+
+def _parts(projected: Tensor, dim: int, head: slice) -> Iterator[Tensor]:
+    """One head's queries, keys and values (rows, F, A / H), as views."""
+    return (projected[..., part * dim :][..., head] for part in range(3))

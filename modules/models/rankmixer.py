@@ -1,0 +1,88 @@
+"""RankMixer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modules.layers import MLP
+
+
+class PerTokenLinear(nn.Module):
+    """A Linear of its own for each of T tokens. Shape: (T, B, input_dim) -> (T, B, output_dim)"""
+
+    def __init__(self, tokens: int, input_dim: int, output_dim: int) -> None:
+        super().__init__()
+        bound = input_dim**-0.5  # as nn.Linear
+        self.weight = nn.Parameter(
+            torch.empty(tokens, input_dim, output_dim).uniform_(-bound, bound)
+        )
+        self.bias = nn.Parameter(torch.empty(tokens, 1, output_dim).uniform_(-bound, bound))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+class RankMixerLayer(nn.Module):
+    """s = LayerNorm(mix(x) + x), then LayerNorm(FFN(s) + s) with its own FFN for each token.
+
+    mix: as many heads as tokens; new token h is the h-th slice of all tokens.
+    Shape: (T, B, width) -> (T, B, width), where T divides width
+    """
+
+    def __init__(self, tokens: int, width: int, expansion: int) -> None:
+        super().__init__()
+        self.expand = PerTokenLinear(tokens, width, expansion * width)
+        self.contract = PerTokenLinear(tokens, expansion * width, width)
+        self.mix_norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        slices = x.unflatten(2, (len(x), -1))  # (T, B, heads, width / heads)
+        mixed = slices.permute(2, 1, 0, 3).flatten(start_dim=2)  # (T = heads, B, width)
+        x = self.mix_norm(mixed + x)
+        normed: Tensor = self.norm(x + self.contract(functional.gelu(self.expand(x))))
+        return normed
+
+
+class RankMixer(nn.Module):
+    """RankMixer (Zhu et al., CIKM 2025, arXiv 2507.15551): MLP(token mixing and per-token FFNs).
+
+    expansion: hidden width of a token's FFN, in widths of a token.
+    NOTE[DIFF]: every field is a token, as in the official code; the paper groups features.
+    NOTE[DIFF]: each token is normalised by itself, as in the paper. The official code normalises
+    over the batch, so that a row's score depends on the rows beside it.
+    NOTE[DIFF]: mixing needs a width that the number of tokens divides. Where embedding_dim is not
+    one, a linear map takes the vectors to the next one; the official code refuses them.
+    Shape: vectors (B, F, D), weights (B, F) unused -> logits (B,)
+    """
+
+    uses_vectors = True
+    uses_weights = False
+
+    def __init__(
+        self,
+        num_fields: int,
+        embedding_dim: int = 16,
+        *,
+        layers: int = 3,
+        expansion: int = 2,
+        hidden_units: Sequence[int] = (1024, 512, 256),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        width = -(-embedding_dim // num_fields) * num_fields
+        self.widen = nn.Identity() if width == embedding_dim else nn.Linear(embedding_dim, width)
+        self.layers = nn.Sequential(
+            *(RankMixerLayer(num_fields, width, expansion) for _ in range(layers))
+        )
+        self.mlp = MLP(num_fields * width, hidden_units, dropout=dropout, batch_norm=batch_norm)
+
+    def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
+        tokens = self.layers(self.widen(vectors).transpose(0, 1))  # (T = F, B, width)
+        logits: Tensor = self.mlp(tokens.transpose(0, 1).flatten(start_dim=1)).squeeze(1)
+        return logits
