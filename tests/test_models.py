@@ -286,6 +286,17 @@ def test_the_xor_of_two_fields_is_learnt_by_all_but_lr(name: str) -> None:
         assert losses[-1] < 0.1 < losses[0]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_inference_mode_computes_the_same(name: str) -> None:
+    """It may take other kernels; batch normalisation stands between a Linear and its ReLU."""
+    variants = [{}, {"batch_norm": True, "dropout": 0.2}] if name == "deepfm" else [{}]
+    for settings in variants:
+        model = build(name, **settings).eval()
+        expected = model(*inputs())
+        with torch.inference_mode():
+            torch.testing.assert_close(model(*inputs()), expected.detach(), atol=1e-5, rtol=1e-5)
+
+
 def test_macs_of_deepfm_are_those_of_its_formula() -> None:
     mlp = FIELDS * DIM * 16 + 16 * 8 + 8
     square_of_sum = FIELDS * DIM + DIM + DIM  # sum over fields, squares, sum over dims
