@@ -45,7 +45,7 @@ class MLP(nn.Sequential):
         """In inference mode on a CPU each Linear and its ReLU are one oneDNN call."""
         fused = torch.is_inference_mode_enabled() and inputs.device.type == "cpu"
         if not fused or inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-            outputs: Tensor = super().forward(inputs)
+            outputs: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
             return outputs
         hidden, previous = inputs, None
         for layer, following in pairwise([*self, None]):

@@ -289,7 +289,9 @@ def test_the_xor_of_two_fields_is_learnt_by_all_but_lr(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_inference_mode_computes_the_same(name: str) -> None:
     """It may take other kernels; batch normalisation stands between a Linear and its ReLU."""
-    variants = [{}, {"batch_norm": True, "dropout": 0.2}] if name == "deepfm" else [{}]
+    variants: list[dict[str, Any]] = [{}]
+    if name == "deepfm":
+        variants.append({"batch_norm": True, "dropout": 0.2})
     for settings in variants:
         model = build(name, **settings).eval()
         expected = model(*inputs())

@@ -150,7 +150,7 @@ def test_a_step_is_that_of_nn_embedding_under_torch_adam(
     if (optimizer, scope) == ("deferred", "table"):
         pytest.skip("refused, see test_config.py")
     l2 = 0.0 if scope == "none" else 1e-3
-    settings = [f"optimizer={optimizer}", f"l2={l2}", "embedding_init=0.3"]
+    settings = [f"optimizer={optimizer}", f"l2={l2}", "embedding_init=0.3", "lr=1e-3"]
     settings += [f"l2_scope={scope}"] if l2 else []
     schema = read_schema(encoded)
     run = config(name, 1, *settings)
@@ -164,7 +164,7 @@ def test_a_step_is_that_of_nn_embedding_under_torch_adam(
     groups += [{"params": model.parameters()}] if list(model.parameters()) else []
     adam = torch.optim.Adam(groups, lr=run.training.lr, weight_decay=l2)
     trainer = Trainer(run, schema, encoded, network, streams, tmp_path)
-    for batch in Loader(encoded, "train", batch_size=100, schema=schema):
+    for batch in Loader(encoded, "train", batch_size=200, schema=schema):
         embedded = table(batch.ids)
         vectors = embedded[..., : network.table.embedding_dim]
         loss = binary_cross_entropy_with_logits(model(vectors, embedded[..., -1]), batch.labels)
