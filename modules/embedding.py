@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -57,8 +57,10 @@ class DistinctFinder:
         distinct = flat[is_last]
         rank = np.cumsum(is_last, dtype=np.int32) - np.int32(1)
         place = rank[last_position]
+        # A matrix with a one in each column, at the place of its id, sorted by rows.
         ones = np.ones(len(flat), dtype=np.int8)
-        grouped = csr_array((ones, (place, positions)), shape=(len(distinct), len(flat)))
+        starts = np.arange(len(flat) + 1, dtype=np.int32)
+        grouped = csc_array((ones, place, starts), shape=(len(distinct), len(flat))).tocsr()
         parts = (distinct, place.reshape(ids.shape), grouped.indices, grouped.indptr)
         return DistinctIds(*map(torch.from_numpy, parts))
 

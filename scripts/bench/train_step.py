@@ -165,6 +165,10 @@ class Torch(Contender):
         self.model = _build(job)
         self.vectors = nn.Embedding(job.shape.num_features, EMBEDDING_DIM)
         self.weights = nn.Embedding(job.shape.num_features, 1)
+        # As ours: under nn.Embedding's N(0, 1) logits saturate and gradients become denormal
+        # numbers, which slow a processor down several times.
+        for embedding in (self.vectors, self.weights):
+            nn.init.xavier_uniform_(embedding.weight)
         used = [self.model]
         used += [self.vectors] if self.model.uses_vectors else []
         used += [self.weights] if self.model.uses_weights else []
