@@ -17,7 +17,7 @@ import pytest
 from data import tfrecord
 from data.loader import read_truth
 from data.prepare import Settings, main, prepare
-from data.raw import RAW_FORMATS, raw_format, read_log
+from data.raw import RAW_FORMATS, raw_format, read_chunks
 from data.schema import SPLITS, DataError, Rows, Schema, read_schema
 from data.split import random_split
 from tests.raw_logs import LINES, avazu_lines, naive_rows, write_lines
@@ -116,7 +116,7 @@ def test_a_data_set_is_what_the_recipe_says(
     lines = LINES[dataset](1500)
     log = write_lines(tmp_path / "log.gz", lines)
     # Blocks of a few lines: codes must mean the same in every chunk.
-    monkeypatch.setattr("data.prepare.read_log", partial(read_log, block_bytes=4000))
+    monkeypatch.setattr("data.prepare.read_chunks", partial(read_chunks, block_bytes=4000))
     schema = prepare(dataset, log, tmp_path / "set", Settings(vocabulary=vocabulary))
     expected, sizes = naive_data_set(dataset, lines, vocabulary)
     assert schema == read_schema(tmp_path / "set")
