@@ -46,11 +46,11 @@ def read_shard(path: Path, field_names: Sequence[str]) -> Rows:
         labels = np.empty(num_rows, dtype=np.uint8)
         start = 0
         for group in range(file.num_row_groups):
-            label, *columns = file.read_row_group(group).columns
+            label, *columns = file.read_row_group(group, use_threads=False).columns
             stop = start + len(label)
             labels[start:stop] = label.to_numpy()
-            for field, column in enumerate(columns):
-                ids[start:stop, field] = column.to_numpy()
+            # One transposing copy of a row group is much faster than a strided one a column.
+            ids[start:stop] = np.stack([column.to_numpy() for column in columns]).T
             start = stop
         if start != num_rows:
             raise ValueError(f"{start} rows in row groups, {num_rows} in the footer")
