@@ -364,6 +364,11 @@ def _progress(phase: str, rows: int | None = None) -> tqdm[NoReturn]:
 
 def _peak_memory() -> float:
     """The most memory that this process has held, in GiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Unlike getrusage, this does not count what the parent held when it started us.
+        (line,) = (line for line in status.read_text().splitlines() if "VmHWM" in line)
+        return int(line.split()[1]) / (1 << 20)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Bytes on macOS, KiB elsewhere.
     return float(peak / (1 << 30 if sys.platform == "darwin" else 1 << 20))

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from data.raw import Column
 from data.schema import PREPARE_AGAIN, DataError, Field
 from data.spill import narrowest
+from data.threads import map_ahead
 
 VOCABULARY_FILE = "vocabulary.parquet"
 VOCABULARY_SCHEMA = pa.schema(
@@ -89,10 +90,13 @@ def build_vocabulary(
     every field has. NOTE[DIFF]: officially a field without rare values has none, so that a value
     never seen hits the id of another.
     """
+    frequent = map_ahead(
+        lambda name: _frequent(interner.values(name), counts[name], thresholds[name]),
+        interner.field_names,
+    )
     fields, tables, kept, kept_counts, offset = [], [], [], [], 0
-    for name in interner.field_names:
+    for name, codes in zip(interner.field_names, frequent, strict=True):
         values = interner.values(name)
-        codes = _frequent(values, counts[name], thresholds[name])
         field = Field(name, len(codes) + 1, offset, thresholds[name])
         table = np.full(len(values), field.unknown, dtype=np.int32)
         table[codes] = np.arange(offset, field.unknown, dtype=np.int32)
