@@ -20,6 +20,7 @@ from data.loader import read_truth
 from data.prepare import Settings, main, prepare
 from data.raw import RAW_FORMATS, raw_format, read_chunks
 from data.schema import SPLITS, DataError, Rows, Schema, read_schema
+from data.shards import SHARD_FORMATS
 from data.split import random_split
 from data.vocabulary import read_vocabulary
 from tests.raw_logs import LINES, avazu_lines, naive_rows, write_lines
@@ -379,6 +380,33 @@ def test_an_interrupted_run_leaves_nothing_that_the_next_one_minds(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "set"]
     prepare("avazu", log, tmp_path / "fresh")
     assert content(tmp_path / "set") == content(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("file_format", SHARD_FORMATS)
+@pytest.mark.parametrize("kilobytes", [1, 5, 20])
+def test_a_write_that_fails_ends_with_one_line_and_changes_nothing(
+    tmp_path: Path, log: Path, kilobytes: int, file_format: str
+) -> None:
+    """The limit of a file's size, by which any write of ours may fail as on a full disk."""
+    write_lines(log, avazu_lines(9000))
+    prepare("avazu", log, tmp_path / "set")
+    before = content(tmp_path)
+    program = (
+        "import resource, sys; from data.prepare import main\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes << 10}, -1))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["avazu", "--raw", str(log), "--output", str(tmp_path / "set"), "--force"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--format", file_format],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "File too large" in done.stderr
+    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("vocabulary", ["all", "train"])
