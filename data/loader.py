@@ -31,6 +31,7 @@ class Loader:
     folder: of an encoded data set, or of official TFRecord files if `schema` is given.
     generator: None for file order; else each pass draws a new order from it, of the shards and
     of the rows within each. file_format: parquet or tfrecord where both are there; parquet first.
+    device: where the batches are put; to a GPU they are copied asynchronously from pinned memory.
 
     Batches run across shards, so that in file order they do not depend on the shards' size; only
     the last of all may be short. A thread reads the next shard while one is used; there are never
@@ -47,6 +48,7 @@ class Loader:
         generator: torch.Generator | None = None,
         schema: Schema | None = None,
         file_format: str | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, must be at least 1")
@@ -54,6 +56,7 @@ class Loader:
         self.split = split
         self.batch_size = batch_size
         self.generator = generator
+        self.device = None if device is None else torch.device(device)
         self._paths = find_shards(folder, split, file_format)
         found = sum(shard_format(path).count_rows(path) for path in self._paths)
         _check_num_rows(found, self._paths, split, self.schema)
@@ -71,20 +74,37 @@ class Loader:
         pieces: list[Batch] = []
         wanted = self.batch_size
         for shard in self._shards():
-            order = self._permutation(len(shard.labels))
+            num_rows = len(shard.labels)
+            order = None if self.generator is None else self._permutation(num_rows)
             start = 0
-            while start < len(order):
-                piece = _take(shard, order[start : start + wanted])
+            while start < num_rows:
+                stop = min(start + wanted, num_rows)
+                piece = _take(shard, slice(start, stop) if order is None else order[start:stop])
                 pieces.append(piece)
-                start += len(piece.labels)
-                wanted -= len(piece.labels)
+                wanted -= stop - start
+                start = stop
                 if wanted == 0:
-                    yield _join(pieces)
+                    yield self._join(pieces)
                     pieces, wanted = [], self.batch_size
             # Let go of it before asking for the next, which starts the reading of a third.
             del shard
         if pieces:
-            yield _join(pieces)
+            yield self._join(pieces)
+
+    def _join(self, pieces: list[Batch]) -> Batch:
+        batch = pieces[0]
+        if len(pieces) > 1:
+            batch = Batch(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
+        if self.device is None:
+            return batch
+        # Out of pinned memory a copy to the device does not hold up the program.
+        pin = self.device.type == "cuda"
+        return Batch(
+            *(
+                (tensor.pin_memory() if pin else tensor).to(self.device, non_blocking=pin)
+                for tensor in batch
+            )
+        )
 
     def _shards(self) -> Iterator[Rows]:
         """The shards in the order of this pass, one read ahead."""
@@ -148,14 +168,12 @@ def _read_checked(path: Path, schema: Schema) -> Rows:
     return rows
 
 
-def _take(shard: Rows, rows: np.ndarray) -> Batch:
+def _take(shard: Rows, rows: slice | np.ndarray) -> Batch:
     # By numpy: copies this small are not worth waking torch's threads, which train meanwhile.
-    ids = shard.ids.take(rows, axis=0).astype(np.int64)
-    labels = shard.labels.take(rows).astype(np.float32)
-    return Batch(torch.from_numpy(ids), torch.from_numpy(labels))
-
-
-def _join(pieces: list[Batch]) -> Batch:
-    if len(pieces) == 1:
-        return pieces[0]
-    return Batch(*(torch.cat(tensors) for tensors in zip(*pieces, strict=True)))
+    if isinstance(rows, slice):
+        ids, labels = shard.ids[rows], shard.labels[rows]
+    else:
+        ids, labels = shard.ids.take(rows, axis=0), shard.labels.take(rows)
+    return Batch(
+        torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(labels.astype(np.float32))
+    )

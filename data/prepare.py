@@ -3,27 +3,33 @@
     python -m data.prepare avazu --raw PATH [--format parquet,tfrecord] [--vocabulary all|train]
     python -m data.prepare avazu --synthetic ROWS
 
-The log is read once, as codes of its values; what follows needs only those: split, vocabulary,
-shards. The data set is complete or absent, and one made from the same log in the same way is
-not made again.
+The log is read once, as codes of its values, which go to disk field by field; what follows needs
+only those: split, vocabulary, and the ids of one field after another, gathered in the order of
+the split, from which shard after shard is written. So memory holds the distinct values, the
+split's row numbers and a few columns, never the log. The data set is complete or absent, and one
+made from the same log in the same way is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import resource
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+from tqdm import tqdm
 
 from data.atomic import atomic_folder
-from data.raw import RAW_FORMATS, RawFormat, raw_format, read_log
+from data.raw import RAW_FORMATS, RawFormat, raw_format, read_chunks
 from data.schema import (
-    LABEL,
     SCHEMA_FILE,
     SPLITS,
     DataError,
@@ -34,13 +40,25 @@ from data.schema import (
     write_schema,
 )
 from data.shards import SHARD_FORMATS, TRUTH_SPLITS, shard_format, shard_name, truth_name
+from data.spill import Spill
 from data.split import SPLIT_SEED, random_split
 from data.synthetic import truth_path, write_log
-from data.vocabulary import Interner, Vocabulary, build_vocabulary
+from data.threads import map_ahead
+from data.vocabulary import (
+    VOCABULARY_FILE,
+    Interner,
+    Vocabulary,
+    build_vocabulary,
+    write_vocabulary,
+)
 
 VOCABULARIES = ("all", "train")
 # A loader holds two shards: 2 x 160 MB at 39 fields.
 SHARD_ROWS = 1_000_000
+# Rows that are gathered at a time: few enough for the caches, many enough for a call.
+SLICE_ROWS = 1 << 17
+# Within the folder being made; removed before it is complete.
+SCRATCH = ".scratch"
 
 
 @dataclass(frozen=True)
@@ -61,15 +79,20 @@ class Source:
     """What a data set is made of. synthetic: the truth lies beside the log."""
 
     dataset: str
-    file: RawFile
+    identity: Future[RawFile]
     synthetic: bool
+
+    @property
+    def file(self) -> RawFile:
+        """The log's name and hash, which may have to be waited for."""
+        return self.identity.result()
 
 
 @dataclass(frozen=True)
 class CodedLog:
-    """A log in memory. codes: (rows, F) int32. labels: (rows,) uint8."""
+    """A log that was read: its codes, field by field, on disk. labels: (rows,) uint8."""
 
-    codes: np.ndarray
+    spill: Spill
     labels: np.ndarray
     interner: Interner
 
@@ -89,27 +112,19 @@ def prepare(
     """
     started = time.perf_counter()
     log_format = raw_format(dataset)
-    source = Source(dataset, _identify(raw, dataset), truth_path(raw).exists())
+    if not raw.is_file():
+        raise DataError(f"{raw} is not a file; give the {dataset} log with --raw PATH")
     older = _older(output, raw)
-    if older and not force and _is_complete(older, output, source, settings):
-        print(f"{output} is complete ({_summary(older)}): nothing to do")
-        return older
-
-    log = _read_coded(raw, log_format)
-    truth = _read_truth(raw, len(log.labels)) if source.synthetic else None
-    splits = random_split(len(log.labels))
-    counted = log.codes if settings.vocabulary == "all" else log.codes[splits["train"]]
-    vocabulary = build_vocabulary(log.interner, counted, log_format.thresholds)
-    schema = _describe(source, settings, vocabulary, splits, log.labels)
-    if (output / SCHEMA_FILE).exists():
-        print(f"replacing {output} ({_summary(older) if older else 'which could not be read'})")
-    with atomic_folder(output, replace=True) as folder:
-        for split in SPLITS:
-            _write_shards(folder, split, splits[split], log, vocabulary, settings)
-        if truth is not None:
-            for split in TRUTH_SPLITS:
-                np.save(folder / truth_name(split), truth[splits[split]], allow_pickle=False)
-        write_schema(schema, folder)
+    # The log is hashed while it is read, unless its hash may show that there is nothing to do.
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as hasher:
+        source = Source(dataset, hasher.submit(_identify, raw), truth_path(raw).exists())
+        if older and not force and _is_complete(older, output, source, settings):
+            print(f"{output} is complete ({_summary(older)}): nothing to do")
+            return older
+        if (output / SCHEMA_FILE).exists():
+            print(f"replacing {output} ({_summary(older) if older else 'which could not be read'})")
+        with atomic_folder(output, replace=True) as folder:
+            schema = _make(folder, raw, log_format, source, settings)
     _report(schema, output, time.perf_counter() - started)
     return schema
 
@@ -129,9 +144,7 @@ def plant(dataset: str, rows: int, seed: int) -> Path:
 # ------------------------------------------------------ what is there already
 
 
-def _identify(raw: Path, dataset: str) -> RawFile:
-    if not raw.is_file():
-        raise DataError(f"{raw} is not a file; give the {dataset} log with --raw PATH")
+def _identify(raw: Path) -> RawFile:
     with raw.open("rb") as file:
         return RawFile(raw.name, hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -158,7 +171,7 @@ def _older(output: Path, raw: Path) -> Schema | None:
 
 def _is_complete(older: Schema, output: Path, source: Source, settings: Settings) -> bool:
     """Whether `output` is what would be made now: same log, same settings, every file there."""
-    expected = {
+    expected = {VOCABULARY_FILE} | {
         shard_name(split, number, file_format)
         for split in SPLITS
         for file_format in settings.formats
@@ -187,13 +200,83 @@ def _summary(schema: Schema) -> str:
 # ---------------------------------------------------------------------- steps
 
 
-def _read_coded(raw: Path, log_format: RawFormat) -> CodedLog:
+def _make(
+    folder: Path, raw: Path, log_format: RawFormat, source: Source, settings: Settings
+) -> Schema:
+    """Write the files of the data set into `folder`, by way of a scratch folder within it."""
+    scratch = folder / SCRATCH
+    scratch.mkdir()
+    with Spill(scratch, len(log_format.fields)) as spill:
+        log = _read_coded(raw, log_format, spill)
+        truth = _read_truth(raw, len(log.labels)) if source.synthetic else None
+        splits = random_split(len(log.labels))
+        vocabulary = build_vocabulary(
+            log.interner,
+            _count(log, splits["train"], settings.vocabulary),
+            log_format.thresholds,
+        )
+        schema = _describe(source, settings, vocabulary, splits, log.labels)
+        _order_ids(scratch, splits, log, vocabulary)
+    _write_shards(folder, splits, log.labels, schema, settings)
+    shutil.rmtree(scratch)
+    if truth is not None:
+        for split in TRUTH_SPLITS:
+            np.save(folder / truth_name(split), truth[splits[split]], allow_pickle=False)
+    write_vocabulary(vocabulary, folder)
+    write_schema(schema, folder)
+    return schema
+
+
+def _read_coded(raw: Path, log_format: RawFormat, spill: Spill) -> CodedLog:
     interner = Interner(tuple(log_format.fields))
-    codes, labels = [], []
-    for chunk in read_log(raw, log_format):
-        codes.append(interner.codes(chunk))
-        labels.append(chunk[LABEL].to_numpy())
-    return CodedLog(np.concatenate(codes), np.concatenate(labels), interner)
+    labels = []
+    with _progress("reading") as bar:
+        for chunk in read_chunks(raw, log_format):
+            spill.append([interner.codes(name, column) for name, column in chunk.fields.items()])
+            labels.append(chunk.labels)
+            bar.update(len(chunk.labels))
+    return CodedLog(spill, np.concatenate(labels), interner)
+
+
+def _count(log: CodedLog, train: np.ndarray, vocabulary: str) -> dict[str, np.ndarray]:
+    """Field -> how often each of its values occurs, by code; in all rows or those of `train`."""
+    names = log.interner.field_names
+    if vocabulary == "all":
+        return {name: log.interner.counts(name) for name in names}
+    counts = {}
+    for number, name in enumerate(names):
+        codes, size = log.spill.column(number), len(log.interner.values(name))
+        counts[name] = np.zeros(size, dtype=np.int64)
+        for start in range(0, len(train), SLICE_ROWS):
+            part = codes.take(train[start : start + SLICE_ROWS])
+            counts[name] += np.bincount(part, minlength=size)
+    return counts
+
+
+def _order_ids(
+    scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog, vocabulary: Vocabulary
+) -> None:
+    """Write for each field a file of the global ids (int32) of all rows, split after split.
+
+    A column at a time, so that the rows can be gathered in any order from memory.
+    """
+
+    def order_field(number: int) -> None:
+        codes, table = log.spill.column(number), vocabulary.tables[number]
+        log.spill.drop(number)
+        with _ids_file(scratch, number).open("wb") as file:
+            for split in SPLITS:
+                for start in range(0, len(splits[split]), SLICE_ROWS):
+                    rows = splits[split][start : start + SLICE_ROWS]
+                    file.write(table.take(codes.take(rows)).data)
+
+    with _progress("ordering", len(log.labels)) as bar:
+        for done, _ in enumerate(map_ahead(order_field, range(len(vocabulary.fields))), start=1):
+            bar.update(len(log.labels) * done // len(vocabulary.fields) - bar.n)
+
+
+def _ids_file(scratch: Path, number: int) -> Path:
+    return scratch / f"ids-{number}"
 
 
 def _read_truth(raw: Path, rows: int) -> np.ndarray:
@@ -243,19 +326,52 @@ def _count_positives(split: str, labels: np.ndarray) -> int:
 
 def _write_shards(
     folder: Path,
-    split: str,
-    split_rows: np.ndarray,
-    log: CodedLog,
-    vocabulary: Vocabulary,
+    splits: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    schema: Schema,
     settings: Settings,
 ) -> None:
-    names = log.interner.field_names
-    for number, start in enumerate(range(0, len(split_rows), settings.shard_rows)):
-        picked = split_rows[start : start + settings.shard_rows]
-        rows = Rows(vocabulary.encode(log.codes[picked]), log.labels[picked])
+    """Write the shards of every split, several at a time, from the files of `_order_ids`."""
+
+    def write_shard(shard: tuple[str, int, int]) -> int:
+        split, number, begin = shard
+        start = number * settings.shard_rows
+        picked = splits[split][start : start + settings.shard_rows]
+        ids = np.empty((schema.num_fields, len(picked)), dtype=np.int32)
+        for field, column in enumerate(ids):
+            path = _ids_file(folder / SCRATCH, field)
+            column[:] = np.fromfile(path, np.int32, len(picked), offset=4 * (begin + start))
+        rows = Rows(ids.T, labels[picked])
         for file_format in settings.formats:
             path = folder / shard_name(split, number, file_format)
-            shard_format(path).write_shard(path, names, rows)
+            shard_format(path).write_shard(path, schema.field_names, rows)
+        return len(picked)
+
+    shards, begin = [], 0
+    for split in SPLITS:
+        numbers = range(-(-len(splits[split]) // settings.shard_rows))
+        shards += [(split, number, begin) for number in numbers]
+        begin += len(splits[split])
+    with _progress("writing", len(labels)) as bar:
+        for rows in map_ahead(write_shard, shards):
+            bar.update(rows)
+
+
+def _progress(phase: str, rows: int | None = None) -> tqdm[NoReturn]:
+    """A bar of the rows of a phase, shown on a terminal only."""
+    return tqdm(total=rows, desc=phase, unit=" rows", unit_scale=True, disable=None, leave=False)
+
+
+def _peak_memory() -> float:
+    """The most memory that this process has held, in GiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Unlike getrusage, this does not count what the parent held when it started us.
+        (line,) = (line for line in status.read_text().splitlines() if "VmHWM" in line)
+        return int(line.split()[1]) / (1 << 20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Bytes on macOS, KiB elsewhere.
+    return float(peak / (1 << 30 if sys.platform == "darwin" else 1 << 20))
 
 
 def _report(schema: Schema, output: Path, seconds: float) -> None:
@@ -265,7 +381,8 @@ def _report(schema: Schema, output: Path, seconds: float) -> None:
     rows = sum(schema.rows.values())
     print(
         f"{output}: {rows:,} rows, {schema.num_fields} fields, {schema.num_features:,} features "
-        f"in {seconds:.1f} s ({rows / seconds:,.0f} rows/s)"
+        f"in {seconds:.1f} s ({rows / seconds:,.0f} rows/s), "
+        f"peak memory {_peak_memory():.2f} GiB"
     )
 
 
@@ -283,6 +400,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: what was there before is unchanged", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -364,3 +364,24 @@ def test_what_cannot_be_found_is_named(tmp_path: Path) -> None:
         Loader(tmp_path / "nowhere", "val", batch_size=4)
     with pytest.raises(ValueError, match="batch_size is 0"):
         Loader(folder, "val", batch_size=0)
+
+
+def test_batches_are_put_on_the_device(tmp_path: Path) -> None:
+    folder = write_split(tmp_path, make_rows(30), 10)
+    for batch in Loader(folder, "val", batch_size=4, device="meta"):
+        assert (batch.ids.device.type, batch.labels.device.type) == ("meta", "meta")
+    here = list(Loader(folder, "val", batch_size=4, device="cpu"))
+    np.testing.assert_array_equal(joined(here)[0], make_rows(30).ids)
+
+
+@pytest.mark.parametrize("num_rows", [1, 63, 64, 65, 200])
+def test_an_id_outside_its_field_is_found_in_every_row(num_rows: int) -> None:
+    schema = make_schema(SIZES, {"train": 0, "val": num_rows, "test": 0})
+    good = make_rows(num_rows).ids
+    schema.check_ids(good, "here")
+    for row in range(num_rows):
+        for column, wrong in ((0, -1), (0, 7), (1, 6), (1, 12), (2, 11), (2, 23)):
+            ids = good.copy()
+            ids[row, column] = wrong
+            with pytest.raises(DataError, match=rf"id {wrong} is outside .*row {row}\)"):
+                schema.check_ids(ids, "here")

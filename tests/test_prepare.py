@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -17,9 +18,11 @@ import pytest
 from data import tfrecord
 from data.loader import read_truth
 from data.prepare import Settings, main, prepare
-from data.raw import RAW_FORMATS, raw_format, read_log
+from data.raw import RAW_FORMATS, raw_format, read_chunks
 from data.schema import SPLITS, DataError, Rows, Schema, read_schema
+from data.shards import SHARD_FORMATS
 from data.split import random_split
+from data.vocabulary import read_vocabulary
 from tests.raw_logs import LINES, avazu_lines, naive_rows, write_lines
 
 PROJECT = Path(__file__).parents[1]
@@ -116,7 +119,7 @@ def test_a_data_set_is_what_the_recipe_says(
     lines = LINES[dataset](1500)
     log = write_lines(tmp_path / "log.gz", lines)
     # Blocks of a few lines: codes must mean the same in every chunk.
-    monkeypatch.setattr("data.prepare.read_log", partial(read_log, block_bytes=4000))
+    monkeypatch.setattr("data.prepare.read_chunks", partial(read_chunks, block_bytes=4000))
     schema = prepare(dataset, log, tmp_path / "set", Settings(vocabulary=vocabulary))
     expected, sizes = naive_data_set(dataset, lines, vocabulary)
     assert schema == read_schema(tmp_path / "set")
@@ -345,6 +348,96 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, log: Path) -
         with pytest.raises(DataError, match=r"log.csv lies in .*, which would be replaced"):
             prepare("avazu", log, tmp_path, force=force)
     assert content(tmp_path) == before
+
+
+PHASES = ("build_vocabulary", "_order_ids", "_write_shards", "write_schema")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing_that_the_next_one_minds(
+    tmp_path: Path, log: Path, phase: str, end: signal.Signals
+) -> None:
+    expected = prepare("avazu", log, tmp_path / "set")
+    before = content(tmp_path / "set")
+    write_lines(log, avazu_lines(400, seed=3))
+    program = (
+        "import os, sys; import data.prepare as command\n"
+        f"command.{phase} = lambda *_, **__: os.kill(os.getpid(), {int(end)})\n"
+        "sys.exit(command.main(sys.argv[1:]))"
+    )
+    arguments = ["avazu", "--raw", str(log), "--output", str(tmp_path / "set")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert content(tmp_path / "set") == before
+    if end == signal.SIGINT:
+        assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "set"]
+    else:
+        assert done.returncode == -signal.SIGKILL
+    assert prepare("avazu", log, tmp_path / "set").fingerprint != expected.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "set"]
+    prepare("avazu", log, tmp_path / "fresh")
+    assert content(tmp_path / "set") == content(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("file_format", SHARD_FORMATS)
+@pytest.mark.parametrize("kilobytes", [1, 5, 20])
+def test_a_write_that_fails_ends_with_one_line_and_changes_nothing(
+    tmp_path: Path, log: Path, kilobytes: int, file_format: str
+) -> None:
+    """The limit of a file's size, by which any write of ours may fail as on a full disk."""
+    write_lines(log, avazu_lines(9000))
+    prepare("avazu", log, tmp_path / "set")
+    before = content(tmp_path)
+    program = (
+        "import resource, sys; from data.prepare import main\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes << 10}, -1))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["avazu", "--raw", str(log), "--output", str(tmp_path / "set"), "--force"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--format", file_format],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "File too large" in done.stderr
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("vocabulary", ["all", "train"])
+def test_the_vocabulary_decodes_ids_and_counts_values(tmp_path: Path, vocabulary: str) -> None:
+    lines = avazu_lines(400)
+    schema = prepare(
+        "avazu",
+        write_lines(tmp_path / "log.csv", lines),
+        tmp_path / "set",
+        Settings(vocabulary=vocabulary),
+    )
+    table = pd.read_parquet(tmp_path / "set" / "vocabulary.parquet")
+    assert list(table["id"]) == list(range(schema.num_features))
+    assert list(table["field"]) == [
+        field.name for field in schema.fields for _ in range(field.size)
+    ]
+    values = read_vocabulary(tmp_path / "set", schema.fields)
+    rows, split = naive_rows("avazu", lines), pandas_split(400)
+    counted = rows if vocabulary == "all" else [rows[row] for row in split["train"]]
+    for column, field in enumerate(schema.fields, start=1):
+        counts = Counter(str(row[column]) for row in counted)
+        own = table[table["field"] == field.name]
+        assert list(own["value"].iloc[:-1]) == values[field.name].to_list()
+        assert list(own["count"].iloc[:-1]) == [counts[value] for value in values[field.name]]
+        assert own["value"].isna().sum() == 1
+        assert own["count"].sum() == len(counted)
+        known = dict(zip(values[field.name], range(field.offset, field.unknown), strict=True))
+        found = read_split(tmp_path / "set", "val")[:, column]
+        assert list(found) == [
+            known.get(str(rows[row][column]), field.unknown) for row in split["val"]
+        ]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path, log: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.raw import RAW_FORMATS, raw_format, read_log
+from data.raw import RAW_FORMATS, raw_format, read_chunks
 from data.schema import DataError
 from tests.raw_logs import (
     AVAZU_HEADER,
@@ -24,7 +24,12 @@ from tests.raw_logs import (
 
 
 def read_rows(path: Path, dataset: str, block_bytes: int = 1 << 20) -> list[tuple[object, ...]]:
-    return pl.concat(read_log(path, raw_format(dataset), block_bytes)).rows()
+    """Label and field values of every row, decoded."""
+    rows: list[tuple[object, ...]] = []
+    for chunk in read_chunks(path, raw_format(dataset), block_bytes):
+        fields = [column.values.gather(column.codes).to_list() for column in chunk.fields.values()]
+        rows += zip(chunk.labels.tolist(), *fields, strict=True)
+    return rows
 
 
 @pytest.mark.parametrize("dataset", RAW_FORMATS)
@@ -55,9 +60,9 @@ def test_quotes_and_blanks_belong_to_the_value(tmp_path: Path) -> None:
 
 
 def test_a_chunk_has_the_fields_in_the_official_order(tmp_path: Path) -> None:
-    (chunk,) = read_log(write_lines(tmp_path / "log", avazu_lines(3)), raw_format("avazu"))
-    assert ["id", "click", *chunk.columns[1:-2]] == AVAZU_HEADER.split(",")
-    assert chunk.columns[-2:] == ["weekday", "is_weekend"]
+    (chunk,) = read_chunks(write_lines(tmp_path / "log", avazu_lines(3)), raw_format("avazu"))
+    assert ["id", "click", *list(chunk.fields)[:-2]] == AVAZU_HEADER.split(",")
+    assert list(chunk.fields)[-2:] == ["weekday", "is_weekend"]
     assert len(raw_format("criteo").fields) == 39
     assert " ".join(raw_format("kdd12").fields) == (
         "Impression DisplayURL AdID AdvertiserID Depth Position "

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tfrecord as package
 from crc32c import crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data import tfrecord
 from data.schema import DataError, Rows
@@ -156,3 +158,87 @@ def test_a_payload_that_is_no_example_is_refused(path: Path) -> None:
     path.write_bytes(tfrecord._frame(b"\x0a\x7f"))
     with pytest.raises(DataError, match=r"record 0: not a tf.train.Example"):
         tfrecord.read_shard(path, FIELDS)
+
+
+# ---------------------------------------------------------------- at random
+
+IDS = st.integers(0, 2**31 - 1) | st.integers(0, 300)
+
+
+@st.composite
+def some_rows(draw: st.DrawFn) -> Rows:
+    ids = draw(st.lists(st.lists(IDS, min_size=3, max_size=3), min_size=1, max_size=6))
+    labels = draw(st.lists(st.integers(0, 1), min_size=len(ids), max_size=len(ids)))
+    return Rows(np.array(ids, dtype=np.int32), np.array(labels, dtype=np.uint8))
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=some_rows(), data=st.data())
+def test_flips_and_cuts_never_give_another_number(
+    tmp_path_factory: pytest.TempPathFactory, rows: Rows, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("records") / "file"
+    tfrecord.write_shard(path, FIELDS, rows)
+    assert_same(tfrecord.read_shard(path, FIELDS), rows)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    start = data.draw(st.integers(0, len(content)))
+    stop = data.draw(st.integers(start, min(len(content), start + 20)))
+    del content[start:stop]
+    path.write_bytes(content)
+    try:
+        found = tfrecord.read_shard(path, FIELDS)
+    except DataError as error:
+        assert f"{path}, record " in str(error)
+        return
+    # What is left is whole records of before.
+    before = list(zip(rows.ids.tolist(), rows.labels.tolist(), strict=True))
+    for ids, label in zip(found.ids.tolist(), found.labels.tolist(), strict=True):
+        assert before
+        while before.pop(0) != (ids, label):
+            assert before
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=some_rows(), data=st.data())
+def test_any_payload_is_read_as_the_messages_of_the_package_read_it(
+    tmp_path_factory: pytest.TempPathFactory, rows: Rows, data: st.DataObject
+) -> None:
+    """Frames are intact, payloads are not: the fast way must agree with protobuf."""
+    path = tmp_path_factory.mktemp("records") / "file"
+    tfrecord.write_shard(path, FIELDS, Rows(rows.ids[:1], rows.labels[:1]))
+    payload = bytearray(path.read_bytes()[12:-4])
+    for _ in range(data.draw(st.integers(0, 2))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(tfrecord._frame(bytes(payload)))
+    try:
+        label, ids = tfrecord._read_message(bytes(payload), path, 0, 3)
+    except DataError as error:
+        with pytest.raises(DataError) as raised:
+            tfrecord.read_shard(path, FIELDS)
+        assert str(raised.value) == str(error)
+    else:
+        found = tfrecord.read_shard(path, FIELDS)
+        assert (found.labels.tolist(), found.ids.tolist()) == ([label], [ids.tolist()])
+
+
+def test_records_of_another_shape_among_official_ones_keep_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "mixed"
+    tfrecord.write_shard(path, FIELDS, ROWS)
+    official = path.read_bytes()
+    # The package writes the features in the order that they are given in.
+    write_with_package(path, {"feature": ([9, 8, 7], "int"), "label": ([1.0], "float")})
+    path.write_bytes(official + path.read_bytes() + official)
+    found = tfrecord.read_shard(path, FIELDS)
+    np.testing.assert_array_equal(found.ids, [*ROWS.ids, [9, 8, 7], *ROWS.ids])
+    np.testing.assert_array_equal(found.labels, [*ROWS.labels, 1, *ROWS.labels])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 100, 1 << 20])
+def test_blocks_may_end_anywhere(
+    path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr(tfrecord, "BLOCK_BYTES", block_bytes)
+    assert_same(tfrecord.read_shard(path, FIELDS), ROWS)
+    assert tfrecord.count_rows(path) == 4
