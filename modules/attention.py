@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BLOCK = {"cpu": 2**19, "cuda": 2**25}  # scores at a time
+CPU_BLOCK, GPU_BLOCK = 2**19, 2**25  # scores at a time
 
 
 def self_attention(inputs: Tensor, weight: Tensor, heads: int, scale: float) -> Tensor:
@@ -91,7 +91,8 @@ def _softmax(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 def _blocks(inputs: Tensor) -> Iterator[slice]:
     """Blocks of rows."""
-    size = max(1, BLOCK[inputs.device.type] // inputs.shape[1] ** 2)
+    block = CPU_BLOCK if inputs.device.type == "cpu" else GPU_BLOCK
+    size = max(1, block // inputs.shape[1] ** 2)
     return (slice(start, start + size) for start in range(0, len(inputs), size))
 
 

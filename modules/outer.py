@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = {"cpu": 2**21, "cuda": 2**27}  # products formed at a time
+CPU_BLOCK, GPU_BLOCK = 2**21, 2**27  # products formed at a time
 
 
 def bilinear_map(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -82,7 +82,8 @@ def _pack(weight: Tensor, firsts: list[int]) -> Tensor:
 def _blocks(packed: Tensor, left: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Every block of columns, and a buffer (P, columns) that the next block uses again."""
     num_products, num_columns = packed.shape[1], left.shape[1]
-    width = min(num_columns, max(1, BLOCK[left.device.type] // num_products))
+    block = CPU_BLOCK if left.device.type == "cpu" else GPU_BLOCK
+    width = min(num_columns, max(1, block // num_products))
     buffer = left.new_empty(num_products, width)
     for start in range(0, num_columns, width):
         columns = slice(start, min(start + width, num_columns))

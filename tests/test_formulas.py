@@ -202,7 +202,7 @@ def cin_by_loops(cin: CIN, vectors: Tensor, units: tuple[int, ...], split_half: 
 def test_cin_is_its_recursion(
     units: tuple[int, ...], split_half: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(outer.BLOCK, "cpu", block)  # 50: blocks of a few columns, the last smaller
+    monkeypatch.setattr(outer, "CPU_BLOCK", block)  # 50: blocks of a few columns, the last smaller
     cin = CIN(FIELDS, units, split_half=split_half)
     vectors = inputs()[0].requires_grad_()
     ours, theirs = cin(vectors), cin_by_loops(cin, vectors, units, split_half)
@@ -226,7 +226,7 @@ def test_xdeepfm_adds_lr_cin_and_mlp() -> None:
 
 @pytest.mark.parametrize("block", [2**20, 7])
 def test_outer_maps_and_their_gradients(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(outer.BLOCK, "cpu", block)
+    monkeypatch.setattr(outer, "CPU_BLOCK", block)
     weight, left, right = torch.randn(4, 3, 5), torch.randn(3, 6), torch.randn(5, 6)
     expected = torch.einsum("ofi,fr,ir->or", weight, left, right)
     torch.testing.assert_close(outer.bilinear_map(weight, left, right), expected)
@@ -243,7 +243,7 @@ def test_outer_maps_and_their_gradients(block: int, monkeypatch: pytest.MonkeyPa
 def test_self_attention_and_its_gradients(
     parts: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(attention.BLOCK, "cpu", block)  # 20: two rows at a time
+    monkeypatch.setattr(attention, "CPU_BLOCK", block)  # 20: two rows at a time
     width = 6 if parts == 3 else 5
     inputs = torch.randn(3, FIELDS, width, requires_grad=True)
     weight = torch.randn(parts * 6, width, requires_grad=True)
