@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.precision import apply_in_float32
+
 
 class MLP(nn.Sequential):
     """Hidden layers of Linear, BatchNorm (optional), ReLU, Dropout (optional), then a Linear.
@@ -66,7 +68,7 @@ def pairwise_sum(vectors: Tensor) -> Tensor:
     sum_{i<j} <e_i, e_j> = 1/2 sum_d [(sum_f e_fd)^2 - sum_f e_fd^2] (Rendle, ICDM 2010).
     Shape: (B, F, D) -> (B,)
     """
-    products: Tensor = _PairwiseSum.apply(vectors)  # type: ignore[no-untyped-call]
+    products: Tensor = apply_in_float32(_PairwiseSum, vectors)
     return products
 
 
