@@ -211,7 +211,7 @@ def test_bf16_changes_gradients_by_its_precision_only(name: str) -> None:
     gradients = []
     for precision in ("float32", "bf16"):
         model.zero_grad()
-        with matrix_precision(precision, CPU):  # type: ignore[arg-type]
+        with matrix_precision(precision, CPU):
             logits = model(vectors, weights).float()
         binary_cross_entropy_with_logits(logits, torch.ones(32)).backward()
         gradients.append(
