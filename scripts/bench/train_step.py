@@ -84,8 +84,8 @@ class Job:
     steps: int
     inference: bool
     threads: int
-    precision: Precision  # ours alone; a rival computes in float32
-    compile: bool
+    precision: Precision = "float32"  # ours alone; a rival computes in float32
+    compile: bool = False
 
 
 @dataclass(frozen=True)
