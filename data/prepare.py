@@ -3,10 +3,10 @@
     python -m data.prepare avazu --raw PATH [--format parquet,tfrecord] [--vocabulary all|train]
     python -m data.prepare avazu --synthetic ROWS
 
-The log is read once, as codes of its values, which go to disk field by field; what follows needs
-only those: split, vocabulary, and the ids of one field after another, gathered in the order of
-the split, from which shard after shard is written. So memory holds the distinct values, the
-split's row numbers and a few columns, never the log. The data set is complete or absent, and one
+The log is read once, as codes of its texts, which go to disk column by column; what follows needs
+only those: the codes of one column after another, put in the order of the split, the vocabulary,
+and shard after shard, written with the ids that it has for the codes. So memory holds the
+distinct texts, the split's row numbers and a few columns, never the log. The data set is complete or absent, and one
 made from the same log in the same way is not made again.
 """
 
@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import polars as pl
 from tqdm import tqdm
 
 from data.atomic import atomic_folder
-from data.raw import RAW_FORMATS, RawFormat, raw_format, read_chunks
+from data.raw import RAW_FORMATS, RawFormat, raw_format, root
+from data.reading import read_chunks
 from data.schema import (
     SCHEMA_FILE,
     SPLITS,
@@ -40,17 +42,12 @@ from data.schema import (
     write_schema,
 )
 from data.shards import SHARD_FORMATS, TRUTH_SPLITS, shard_format, shard_name, truth_name
-from data.spill import Spill
+from data.spill import Spill, narrowest
 from data.split import SPLIT_SEED, random_split
 from data.synthetic import truth_path, write_log
 from data.threads import map_ahead
-from data.vocabulary import (
-    VOCABULARY_FILE,
-    Interner,
-    Vocabulary,
-    build_vocabulary,
-    write_vocabulary,
-)
+from data.tokens import Interner
+from data.vocabulary import VOCABULARY_FILE, Vocabulary, build_vocabulary, write_vocabulary
 
 VOCABULARIES = ("all", "train")
 # A loader holds two shards: 2 x 160 MB at 39 fields.
@@ -90,11 +87,16 @@ class Source:
 
 @dataclass(frozen=True)
 class CodedLog:
-    """A log that was read: its codes, field by field, on disk. labels: (rows,) uint8."""
+    """A log that was read. interners: of each used column, whose codes the spill has on disk."""
 
+    log_format: RawFormat
+    rows: int
     spill: Spill
-    labels: np.ndarray
-    interner: Interner
+    interners: dict[str, Interner]
+
+    def codes(self, column: str) -> np.ndarray:
+        """The codes (rows,) of a column."""
+        return self.spill.column(list(self.interners).index(column))
 
 
 def prepare(
@@ -206,18 +208,15 @@ def _make(
     """Write the files of the data set into `folder`, by way of a scratch folder within it."""
     scratch = folder / SCRATCH
     scratch.mkdir()
-    with Spill(scratch, len(log_format.fields)) as spill:
+    with Spill(scratch, len(log_format.used_columns)) as spill:
         log = _read_coded(raw, log_format, spill)
-        truth = _read_truth(raw, len(log.labels)) if source.synthetic else None
-        splits = random_split(len(log.labels))
-        vocabulary = build_vocabulary(
-            log.interner,
-            _count(log, splits["train"], settings.vocabulary),
-            log_format.thresholds,
-        )
-        schema = _describe(source, settings, vocabulary, splits, log.labels)
-        _order_ids(scratch, splits, log, vocabulary)
-    _write_shards(folder, splits, log.labels, schema, settings)
+        truth = _read_truth(raw, log.rows) if source.synthetic else None
+        labels = _labels(log)
+        splits = random_split(log.rows)
+        counts = _order_codes(scratch, splits, log, settings.vocabulary)
+    vocabulary = build_vocabulary(log_format, log.interners, counts)
+    schema = _describe(source, settings, vocabulary, splits, labels)
+    _write_shards(folder, splits, labels, log, vocabulary, settings)
     shutil.rmtree(scratch)
     if truth is not None:
         for split in TRUTH_SPLITS:
@@ -228,55 +227,57 @@ def _make(
 
 
 def _read_coded(raw: Path, log_format: RawFormat, spill: Spill) -> CodedLog:
-    interner = Interner(tuple(log_format.fields))
-    labels = []
+    interners = {name: Interner() for name in log_format.used_columns}
+    rows = 0
     with _progress("reading") as bar:
-        for chunk in read_chunks(raw, log_format):
-            spill.append([interner.codes(name, column) for name, column in chunk.fields.items()])
-            labels.append(chunk.labels)
-            bar.update(len(chunk.labels))
-    return CodedLog(spill, np.concatenate(labels), interner)
+        for chunk in read_chunks(raw, log_format, interners):
+            spill.append(chunk)
+            rows += len(chunk[0])
+            bar.update(len(chunk[0]))
+    return CodedLog(log_format, rows, spill, interners)
 
 
-def _count(log: CodedLog, train: np.ndarray, vocabulary: str) -> dict[str, np.ndarray]:
-    """Field -> how often each of its values occurs, by code; in all rows or those of `train`."""
-    names = log.interner.field_names
-    if vocabulary == "all":
-        return {name: log.interner.counts(name) for name in names}
+def _labels(log: CodedLog) -> np.ndarray:
+    """The labels (rows,) uint8, 0 or 1."""
+    column = root(log.log_format.label)
+    texts = pl.DataFrame({column: log.interners[column].values()})
+    table = texts.select(log.log_format.label.cast(pl.UInt8)).to_series().to_numpy()
+    labels: np.ndarray = table.take(log.codes(column))
+    return labels
+
+
+def _order_codes(
+    scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog, vocabulary: str
+) -> dict[str, np.ndarray]:
+    """Write for each column of a field a file of the codes of all rows, split after split.
+
+    Return how often each text occurs, by code, in all rows or those of the split train. A column
+    at a time, so that the rows can be gathered in any order from memory.
+    """
+    columns = list(dict.fromkeys(map(root, log.log_format.fields.values())))
+
+    def order_column(name: str) -> np.ndarray:
+        codes, interner = log.codes(name), log.interners[name]
+        counts = np.zeros(len(interner), dtype=np.int64)
+        with _codes_file(scratch, name).open("wb") as file:
+            for split in SPLITS:
+                for start in range(0, len(splits[split]), SLICE_ROWS):
+                    part = codes.take(splits[split][start : start + SLICE_ROWS])
+                    file.write(part.data)
+                    if split == vocabulary == "train":
+                        np.add.at(counts, part, 1)
+        return counts if vocabulary == "train" else interner.counts
+
     counts = {}
-    for number, name in enumerate(names):
-        codes, size = log.spill.column(number), len(log.interner.values(name))
-        counts[name] = np.zeros(size, dtype=np.int64)
-        for start in range(0, len(train), SLICE_ROWS):
-            part = codes.take(train[start : start + SLICE_ROWS])
-            counts[name] += np.bincount(part, minlength=size)
+    with _progress("ordering", log.rows) as bar:
+        for name, counted in zip(columns, map_ahead(order_column, columns), strict=True):
+            counts[name] = counted
+            bar.update(log.rows * len(counts) // len(columns) - bar.n)
     return counts
 
 
-def _order_ids(
-    scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog, vocabulary: Vocabulary
-) -> None:
-    """Write for each field a file of the global ids (int32) of all rows, split after split.
-
-    A column at a time, so that the rows can be gathered in any order from memory.
-    """
-
-    def order_field(number: int) -> None:
-        codes, table = log.spill.column(number), vocabulary.tables[number]
-        log.spill.drop(number)
-        with _ids_file(scratch, number).open("wb") as file:
-            for split in SPLITS:
-                for start in range(0, len(splits[split]), SLICE_ROWS):
-                    rows = splits[split][start : start + SLICE_ROWS]
-                    file.write(table.take(codes.take(rows)).data)
-
-    with _progress("ordering", len(log.labels)) as bar:
-        for done, _ in enumerate(map_ahead(order_field, range(len(vocabulary.fields))), start=1):
-            bar.update(len(log.labels) * done // len(vocabulary.fields) - bar.n)
-
-
-def _ids_file(scratch: Path, number: int) -> Path:
-    return scratch / f"ids-{number}"
+def _codes_file(scratch: Path, column: str) -> Path:
+    return scratch / f"ordered-{column}"
 
 
 def _read_truth(raw: Path, rows: int) -> np.ndarray:
@@ -328,23 +329,31 @@ def _write_shards(
     folder: Path,
     splits: Mapping[str, np.ndarray],
     labels: np.ndarray,
-    schema: Schema,
+    log: CodedLog,
+    vocabulary: Vocabulary,
     settings: Settings,
 ) -> None:
-    """Write the shards of every split, several at a time, from the files of `_order_ids`."""
+    """Write the shards of every split, several at a time, from the files of `_order_codes`."""
+    names = tuple(log.log_format.fields)
+    columns = [root(expression) for expression in log.log_format.fields.values()]
 
     def write_shard(shard: tuple[str, int, int]) -> int:
         split, number, begin = shard
         start = number * settings.shard_rows
         picked = splits[split][start : start + settings.shard_rows]
-        ids = np.empty((schema.num_fields, len(picked)), dtype=np.int32)
-        for field, column in enumerate(ids):
-            path = _ids_file(folder / SCRATCH, field)
-            column[:] = np.fromfile(path, np.int32, len(picked), offset=4 * (begin + start))
+        ids = np.empty((len(names), len(picked)), dtype=np.int32)
+        for column, table, own in zip(columns, vocabulary.tables, ids, strict=True):
+            dtype = narrowest(len(table))
+            place = (begin + start) * dtype.itemsize
+            path = _codes_file(folder / SCRATCH, column)
+            codes = np.fromfile(path, dtype, len(picked), offset=place)
+            for row in range(0, len(picked), SLICE_ROWS):
+                part = slice(row, row + SLICE_ROWS)
+                table.take(codes[part], out=own[part], mode="clip")
         rows = Rows(ids.T, labels[picked])
         for file_format in settings.formats:
             path = folder / shard_name(split, number, file_format)
-            shard_format(path).write_shard(path, schema.field_names, rows)
+            shard_format(path).write_shard(path, names, rows)
         return len(picked)
 
     shards, begin = [], 0
