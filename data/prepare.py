@@ -6,8 +6,8 @@
 The log is read once, as codes of its texts, which go to disk column by column; what follows needs
 only those: the codes of one column after another, put in the order of the split, the vocabulary,
 and shard after shard, written with the ids that it has for the codes. So memory holds the
-distinct texts, the split's row numbers and a few columns, never the log. The data set is complete or absent, and one
-made from the same log in the same way is not made again.
+distinct texts, the split's row numbers and a few columns, never the log. The data set is complete
+or absent, and one made from the same log in the same way is not made again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from data.schema import (
     write_schema,
 )
 from data.shards import SHARD_FORMATS, TRUTH_SPLITS, shard_format, shard_name, truth_name
-from data.spill import Spill, narrowest
+from data.spill import Spill
 from data.split import SPLIT_SEED, random_split
 from data.synthetic import truth_path, write_log
 from data.threads import map_ahead
@@ -96,7 +96,11 @@ class CodedLog:
 
     def codes(self, column: str) -> np.ndarray:
         """The codes (rows,) of a column."""
-        return self.spill.column(list(self.interners).index(column))
+        return self.spill.column(self.number(column))
+
+    def number(self, column: str) -> int:
+        """The place of a column among the used ones."""
+        return list(self.interners).index(column)
 
 
 def prepare(
@@ -258,8 +262,9 @@ def _order_codes(
 
     def order_column(name: str) -> np.ndarray:
         codes, interner = log.codes(name), log.interners[name]
+        log.spill.drop(log.number(name))
         counts = np.zeros(len(interner), dtype=np.int64)
-        with _codes_file(scratch, name).open("wb") as file:
+        with _codes_file(scratch, log.number(name)).open("wb") as file:
             for split in SPLITS:
                 for start in range(0, len(splits[split]), SLICE_ROWS):
                     part = codes.take(splits[split][start : start + SLICE_ROWS])
@@ -276,8 +281,8 @@ def _order_codes(
     return counts
 
 
-def _codes_file(scratch: Path, column: str) -> Path:
-    return scratch / f"ordered-{column}"
+def _codes_file(scratch: Path, number: int) -> Path:
+    return scratch / f"ordered-{number}"
 
 
 def _read_truth(raw: Path, rows: int) -> np.ndarray:
@@ -343,9 +348,9 @@ def _write_shards(
         picked = splits[split][start : start + settings.shard_rows]
         ids = np.empty((len(names), len(picked)), dtype=np.int32)
         for column, table, own in zip(columns, vocabulary.tables, ids, strict=True):
-            dtype = narrowest(len(table))
+            path = _codes_file(folder / SCRATCH, log.number(column))
+            dtype = log.interners[column].dtype
             place = (begin + start) * dtype.itemsize
-            path = _codes_file(folder / SCRATCH, column)
             codes = np.fromfile(path, dtype, len(picked), offset=place)
             for row in range(0, len(picked), SLICE_ROWS):
                 part = slice(row, row + SLICE_ROWS)

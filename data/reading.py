@@ -12,6 +12,7 @@ import io
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,13 @@ import polars as pl
 
 from data.raw import RawFormat
 from data.schema import DataError
-from data.threads import map_ahead, num_threads
+from data.threads import num_threads
 from data.tokens import Interner, Lines, Texts, split_lines
 
 # Few enough for the caches, many enough for a call.
-BLOCK_BYTES = 1 << 21
+BLOCK_BYTES = 1 << 22
+# No log has longer lines, so a block stays bounded too.
+LINE_BYTES = 1 << 26
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -41,11 +44,10 @@ def read_chunks(
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file; give the {log.dataset} log with --raw PATH")
-    rows, header = 0, int(log.header)
-    blocks = map_ahead(lambda block: _split(block, log), _blocks(path, log, block_bytes))
-    for block, columns in _intern_ahead(blocks, log, interners):
+    rows, first_line = 0, 1 + log.header
+    for block, columns in _intern_blocks(_blocks(path, log, block_bytes), log, interners):
         if columns is None or not all(valid for _, valid in columns):
-            raise _first_fault(block, path, 1 + header + rows, log)
+            raise _first_fault(block, path, first_line + rows, log)
         chunk = [codes for codes, _ in columns]
         rows += len(chunk[0])
         yield chunk
@@ -57,37 +59,42 @@ def read_chunks(
 InternedColumn = tuple[np.ndarray, bool]
 
 
-def _intern_ahead(
-    blocks: Iterable[tuple[bytes, Lines | None]], log: RawFormat, interners: Mapping[str, Interner]
+def _intern_blocks(
+    blocks: Iterable[bytes], log: RawFormat, interners: Mapping[str, Interner]
 ) -> Iterator[tuple[bytes, list[InternedColumn] | None]]:
-    """Yield each block with its columns, None if it could not be split.
+    """Yield each block with its columns, or with None if it cannot be split into them.
 
-    Columns are looked up by several threads; an interner sees one block after another. While they
-    look up a block, the next ones are split and the one before is used.
+    Threads look columns up while the next block is split, the one after it read, and the one
+    before used. An interner sees one block after another.
     """
     numbers = {name: log.columns.index(name) for name in interners}
+    split: Future[tuple[bytes, Lines | None]] | None = None
     started: tuple[bytes, list[Future[InternedColumn]] | None] | None = None
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="intern") as pool:
-        for block, lines in blocks:
+    with ThreadPoolExecutor(num_threads(), thread_name_prefix="read") as pool:
+        # The last two turns finish what was started.
+        for read in chain(blocks, (None, None)):
+            next_split = pool.submit(_split, read, log) if read else None
             done = started and _finish(*started)
-            started = (
-                block,
-                lines
-                and [
-                    pool.submit(_intern, interners[name], lines.column(number), name, log)
-                    for name, number in numbers.items()
-                ],
-            )
+            started = None
+            if split:
+                block, lines = split.result()
+                started = (
+                    block,
+                    lines
+                    and [
+                        pool.submit(_intern, interners[name], lines.column(number), name, log)
+                        for name, number in numbers.items()
+                    ],
+                )
+            split = next_split
             if done:
                 yield done
-        if started:
-            yield _finish(*started)
 
 
 def _finish(
     block: bytes, columns: list[Future[InternedColumn]] | None
 ) -> tuple[bytes, list[InternedColumn] | None]:
-    return block, columns and [column.result() for column in columns]
+    return block, None if columns is None else [column.result() for column in columns]
 
 
 def _intern(interner: Interner, texts: Texts, name: str, log: RawFormat) -> InternedColumn:
@@ -125,6 +132,11 @@ def _blocks(path: Path, log: RawFormat, block_bytes: int) -> Iterator[bytes]:
                 end = read.rfind(b"\n") + 1
                 if not end:
                     rest += read
+                    if len(rest) > LINE_BYTES:
+                        raise DataError(
+                            f"{path}: a line of more than {LINE_BYTES} bytes, soon before its "
+                            f"byte {position}; is it a log of {log.dataset}?"
+                        )
                     continue
                 block, rest = rest + read[:end], read[end:]
                 if header:
@@ -175,8 +187,8 @@ def _first_fault(block: bytes, path: Path, first_line: int, log: RawFormat) -> D
     texts = [line.decode().split(log.separator) for line in lines[:row]]
     for rule in log.rules:
         number = log.columns.index(rule.column)
-        column = pl.DataFrame({rule.column: [text[number] for text in texts[:row]]})
-        broken = column.select((~rule.valid.fill_null(False)).arg_true()).to_series()
+        column = pl.Series(rule.column, [text[number] for text in texts[:row]], pl.String)
+        broken = column.to_frame().select((~rule.valid.fill_null(False)).arg_true()).to_series()
         if len(broken):
             row = broken[0]
             fault = f"{rule.column} is '{_shorten(texts[row][number])}', expected {rule.expected}"

@@ -21,6 +21,8 @@ from data.spill import narrowest
 # The longest text that is its own key; that of a longer one is a hash.
 WORD = 8
 NEWLINE = ord("\n")
+# Of a word, the bytes that belong to a text of each length.
+MASKS = np.array([(1 << 8 * length) - 1 for length in range(WORD + 1)], dtype=np.uint64)
 # Odd numbers whose products spread over all bits (from splitmix64).
 MIX = np.uint64(0xBF58476D1CE4E5B9)
 MIX_LENGTH = np.uint64(0x94D049BB133111EB)
@@ -75,9 +77,14 @@ class Lines(NamedTuple):
 def split_lines(block: bytes, separator: str, num_columns: int) -> Lines | None:
     """The columns of whole lines, None unless every line has `num_columns`."""
     array = np.frombuffer(block, np.uint8)
-    bounds = np.empty(len(block) + 2, dtype=np.int32)
-    found = _split(array, ord(separator), num_columns, bounds)
-    return Lines(array, bounds[: found + 1], num_columns) if found >= 0 else None
+    separators, line_ends = _count(array, ord(separator))
+    if separators != line_ends * (num_columns - 1):
+        return None
+    # One more, because the loop writes before it knows.
+    bounds = np.empty(1 + line_ends * num_columns + 1, dtype=np.int32)
+    if not _split(array, ord(separator), num_columns, bounds):
+        return None
+    return Lines(array, bounds[:-1], num_columns)
 
 
 class Interner:
@@ -96,6 +103,11 @@ class Interner:
         return self._size
 
     @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The narrowest type of the codes given so far."""
+        return narrowest(max(self._size - 1, 0))
+
+    @property
     def counts(self) -> np.ndarray:
         """How often each text was met, (len,) int64."""
         return self._counts[: self._size]
@@ -112,7 +124,7 @@ class Interner:
         self._size = _intern(
             *texts[:-1], self._slots, self._counts, self._ends, self._text, self._size, codes
         )
-        return codes.astype(narrowest(self._size))
+        return codes.astype(self.dtype)
 
     def _make_room(self, texts: Texts) -> None:
         """Grow for as many new texts as there are rows, so that the loop need not look."""
@@ -143,50 +155,50 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _load_word(context: Any, array: Any, index: Any) -> Any:
+def _typed_load(context: Any, array: Any, index: Any) -> Any:
     """Eight bytes of a uint8 array as a little-endian uint64; numba has no unaligned load."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         place = builder.gep(data, [arguments[1]])
-        word = ir.IntType(64)
-        return builder.load(builder.bitcast(place, word.as_pointer()), align=1)
+        return builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
 
     return types.uint64(array, types.intp), generate
 
 
-@_compiled
-def _split(block, separator, num_columns, bounds):  # type: ignore[no-untyped-def]
-    """Fill bounds with -1 and the places of all separators and line ends; return their number.
+_load_word: Any = intrinsic(_typed_load)
 
-    -1 if a line has another number of columns.
-    """
+
+@_compiled
+def _count(block: np.ndarray, separator: int) -> tuple[int, int]:
+    separators = line_ends = 0
+    for byte in block:
+        separators += byte == separator
+        line_ends += byte == NEWLINE
+    return separators, line_ends
+
+
+@_compiled
+def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarray) -> bool:
+    """Fill bounds with -1 and the places of separators and line ends; whether lines are even."""
     bounds[0] = -1
-    found = lines = 0
+    found = 0
     for place in range(len(block)):
         byte = block[place]
         # Written always, kept if the count moves on: a branch would often be mispredicted.
         bounds[found + 1] = place
-        line_end = byte == NEWLINE
-        found += (byte == separator) | line_end
-        lines += line_end
-    if found != lines * num_columns:
-        return -1
-    for line in range(1, lines + 1):
-        if block[bounds[line * num_columns]] != NEWLINE:
-            return -1
-    return found
+        found += (byte == separator) | (byte == NEWLINE)
+    for end in range(num_columns, found + 1, num_columns):  # noqa: SIM110
+        if block[bounds[end]] != NEWLINE:
+            return False
+    return True
 
 
 @_compiled
-def _key(block, start, length):  # type: ignore[no-untyped-def]
+def _key(block: np.ndarray, start: int, length: int) -> Any:
     """The text itself where it is short, else a hash of it, as uint64."""
     if length <= WORD and start + WORD <= len(block):
-        word = _load_word(block, start)
-        if length < WORD:
-            word &= (np.uint64(1) << np.uint64(8 * length)) - np.uint64(1)
-        return word
+        return _load_word(block, start) & MASKS[length]
     key = np.uint64(0)
     if length <= WORD:
         for index in range(length):
@@ -199,21 +211,31 @@ def _key(block, start, length):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _mix(word):  # type: ignore[no-untyped-def]
+def _mix(word: Any) -> Any:
     word *= MIX
     return word ^ (word >> np.uint64(32))
 
 
 @_compiled
-def _slot(key, length, mask):  # type: ignore[no-untyped-def]
+def _slot(key: Any, length: Any, mask: int) -> Any:
     """Where the search for a key begins."""
     return np.intp(_mix(key ^ (np.uint64(length) * MIX_LENGTH)) & np.uint64(mask))
 
 
 @_compiled
-def _intern(  # type: ignore[no-untyped-def]
-    block, bounds, first, step, gap, slots, counts, ends, text, size, codes
-):
+def _intern(
+    block: np.ndarray,
+    bounds: np.ndarray,
+    first: int,
+    step: int,
+    gap: int,
+    slots: np.ndarray,
+    counts: np.ndarray,
+    ends: np.ndarray,
+    text: np.ndarray,
+    size: int,
+    codes: np.ndarray,
+) -> int:
     """Fill `codes`; return the new number of texts. There must be room for all of them."""
     mask = len(slots) - 1
     for row in range(len(codes)):
@@ -224,7 +246,7 @@ def _intern(  # type: ignore[no-untyped-def]
         while True:
             kept = slots[slot, 1]
             if kept == 0:
-                code = size
+                code: Any = size
                 slots[slot, 0] = key
                 slots[slot, 1] = (np.uint64(length) << CODE_BITS) | np.uint64(code + 1)
                 end = ends[code]
@@ -244,15 +266,15 @@ def _intern(  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _same(block, start, text, begin, length):  # type: ignore[no-untyped-def]
-    for index in range(length):
+def _same(block: np.ndarray, start: int, text: np.ndarray, begin: int, length: int) -> bool:
+    for index in range(length):  # noqa: SIM110
         if block[start + index] != text[begin + index]:
             return False
     return True
 
 
 @_compiled
-def _move(old, new):  # type: ignore[no-untyped-def]
+def _move(old: np.ndarray, new: np.ndarray) -> None:
     """Put every key of a table into a larger, empty one."""
     mask = len(new) - 1
     for index in range(len(old)):
