@@ -155,15 +155,20 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def _typed_load(context: Any, array: Any, index: Any) -> Any:
-    """Eight bytes of a uint8 array as a little-endian uint64; numba has no unaligned load."""
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Made part of its callers: a call from a hot loop would cost more than what it does."""
+    inlined: Callable[..., Any] = njit(inline="always")(function)
+    return inlined
+
+
+def _typed_load(context: Any, address: Any) -> Any:
+    """The eight bytes from an address on as a little-endian uint64; numba has no such load."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.gep(data, [arguments[1]])
-        return builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(place, align=1)
 
-    return types.uint64(array, types.intp), generate
+    return types.uint64(types.intp), generate
 
 
 _load_word: Any = intrinsic(_typed_load)
@@ -195,28 +200,30 @@ def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarr
 
 
 @_compiled
-def _key(block: np.ndarray, start: int, length: int) -> Any:
-    """The text itself where it is short, else a hash of it, as uint64."""
-    if length <= WORD and start + WORD <= len(block):
-        return _load_word(block, start) & MASKS[length]
+def _last_word(block: np.ndarray, start: int, length: int) -> Any:
+    """A short text as a word, where fewer than eight bytes are left to load."""
     key = np.uint64(0)
-    if length <= WORD:
-        for index in range(length):
-            key |= np.uint64(block[start + index]) << np.uint64(8 * index)
-        return key
-    # Words, the last of which overlaps the one before.
-    for place in range(start, start + length - WORD, WORD):
-        key = _mix(key ^ _load_word(block, place))
-    return _mix(key ^ _load_word(block, start + length - WORD))
+    for index in range(length):
+        key |= np.uint64(block[start + index]) << np.uint64(8 * index)
+    return key
 
 
 @_compiled
+def _hash(start: int, length: int) -> Any:
+    """A hash of the words of a text, the last of which overlaps the one before."""
+    key = np.uint64(0)
+    for place in range(start, start + length - WORD, WORD):
+        key = _mix(key ^ _load_word(place))
+    return _mix(key ^ _load_word(start + length - WORD))
+
+
+@_inlined
 def _mix(word: Any) -> Any:
     word *= MIX
     return word ^ (word >> np.uint64(32))
 
 
-@_compiled
+@_inlined
 def _slot(key: Any, length: Any, mask: int) -> Any:
     """Where the search for a key begins."""
     return np.intp(_mix(key ^ (np.uint64(length) * MIX_LENGTH)) & np.uint64(mask))
@@ -238,10 +245,19 @@ def _intern(
 ) -> int:
     """Fill `codes`; return the new number of texts. There must be room for all of them."""
     mask = len(slots) - 1
+    # Loops over addresses: to hand an array to a function means to count references, together
+    # with the other threads that read this block, which would cost more than all the rest.
+    address, text_address = np.intp(block.ctypes.data), np.intp(text.ctypes.data)
     for row in range(len(codes)):
         start = bounds[first + row * step] + gap
         length = bounds[first + row * step + 1] - start
-        key = _key(block, start, length)
+        # Its own key where it is short, else a hash.
+        if length > WORD:
+            key = _hash(address + start, length)
+        elif start + WORD <= len(block):
+            key = _load_word(address + start) & MASKS[length]
+        else:
+            key = _last_word(block, start, length)
         slot = _slot(key, length, mask)
         while True:
             kept = slots[slot, 1]
@@ -249,15 +265,13 @@ def _intern(
                 code: Any = size
                 slots[slot, 0] = key
                 slots[slot, 1] = (np.uint64(length) << CODE_BITS) | np.uint64(code + 1)
-                end = ends[code]
-                for index in range(length):
-                    text[end + index] = block[start + index]
-                ends[code + 1] = end + length
+                ends[code + 1] = ends[code] + length
+                _copy(block, start, text, ends[code], length)
                 size += 1
                 break
             if slots[slot, 0] == key and np.intp(kept >> CODE_BITS) == length:
                 code = np.intp(kept & CODE_MASK) - 1
-                if length <= WORD or _same(block, start, text, ends[code], length):
+                if length <= WORD or _same(address + start, text_address + ends[code], length):
                     break
             slot = (slot + 1) & mask
         codes[row] = code
@@ -266,11 +280,20 @@ def _intern(
 
 
 @_compiled
-def _same(block: np.ndarray, start: int, text: np.ndarray, begin: int, length: int) -> bool:
-    for index in range(length):  # noqa: SIM110
-        if block[start + index] != text[begin + index]:
+def _copy(block: np.ndarray, start: int, text: np.ndarray, begin: int, length: int) -> None:
+    for index in range(length):
+        text[begin + index] = block[start + index]
+
+
+@_compiled
+def _same(one: int, other: int, length: int) -> bool:
+    """Whether two long texts are equal, word by word as in `_hash`."""
+    for place in range(0, length - WORD, WORD):
+        if _load_word(one + place) != _load_word(other + place):
             return False
-    return True
+    last = length - WORD
+    same: bool = _load_word(one + last) == _load_word(other + last)
+    return same
 
 
 @_compiled
