@@ -98,6 +98,11 @@ class CodedLog:
         """The codes (rows,) of a column."""
         return self.spill.column(self.number(column))
 
+    @property
+    def field_columns(self) -> list[str]:
+        """The columns that a field depends on."""
+        return list(dict.fromkeys(map(root, self.log_format.fields.values())))
+
     def number(self, column: str) -> int:
         """The place of a column among the used ones."""
         return list(self.interners).index(column)
@@ -212,20 +217,32 @@ def _make(
     """Write the files of the data set into `folder`, by way of a scratch folder within it."""
     scratch = folder / SCRATCH
     scratch.mkdir()
-    with Spill(scratch, len(log_format.used_columns)) as spill:
+    # The vocabulary takes one thread long, so it is made while others order codes, and written
+    # while they write shards.
+    with (
+        Spill(scratch, len(log_format.used_columns)) as spill,
+        ThreadPoolExecutor(1, thread_name_prefix="vocabulary") as pool,
+    ):
         log = _read_coded(raw, log_format, spill)
+        counts = {name: interner.counts for name, interner in log.interners.items()}
+        if settings.vocabulary == "all":
+            started = pool.submit(build_vocabulary, log_format, log.interners, counts)
         truth = _read_truth(raw, log.rows) if source.synthetic else None
         labels = _labels(log)
         splits = random_split(log.rows)
-        counts = _order_codes(scratch, splits, log, settings.vocabulary)
-    vocabulary = build_vocabulary(log_format, log.interners, counts)
-    schema = _describe(source, settings, vocabulary, splits, labels)
-    _write_shards(folder, splits, labels, log, vocabulary, settings)
+        _order_codes(scratch, splits, log)
+        if settings.vocabulary == "train":
+            counts = _count(scratch, len(splits["train"]), log)
+            started = pool.submit(build_vocabulary, log_format, log.interners, counts)
+        vocabulary = started.result()
+        schema = _describe(source, settings, vocabulary, splits, labels)
+        written = pool.submit(write_vocabulary, vocabulary, folder)
+        _write_shards(folder, splits, labels, log, vocabulary, settings)
+        written.result()
     shutil.rmtree(scratch)
     if truth is not None:
         for split in TRUTH_SPLITS:
             np.save(folder / truth_name(split), truth[splits[split]], allow_pickle=False)
-    write_vocabulary(vocabulary, folder)
     write_schema(schema, folder)
     return schema
 
@@ -250,35 +267,40 @@ def _labels(log: CodedLog) -> np.ndarray:
     return labels
 
 
-def _order_codes(
-    scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog, vocabulary: str
-) -> dict[str, np.ndarray]:
+def _order_codes(scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog) -> None:
     """Write for each column of a field a file of the codes of all rows, split after split.
 
-    Return how often each text occurs, by code, in all rows or those of the split train. A column
-    at a time, so that the rows can be gathered in any order from memory.
+    A column at a time, so that the rows can be gathered in any order from memory.
     """
-    columns = list(dict.fromkeys(map(root, log.log_format.fields.values())))
 
-    def order_column(name: str) -> np.ndarray:
-        codes, interner = log.codes(name), log.interners[name]
+    def order_column(name: str) -> None:
+        codes = log.codes(name)
         log.spill.drop(log.number(name))
-        counts = np.zeros(len(interner), dtype=np.int64)
         with _codes_file(scratch, log.number(name)).open("wb") as file:
             for split in SPLITS:
                 for start in range(0, len(splits[split]), SLICE_ROWS):
-                    part = codes.take(splits[split][start : start + SLICE_ROWS])
-                    file.write(part.data)
-                    if split == vocabulary == "train":
-                        np.add.at(counts, part, 1)
-        return counts if vocabulary == "train" else interner.counts
+                    file.write(codes.take(splits[split][start : start + SLICE_ROWS]).data)
 
-    counts = {}
+    columns = log.field_columns
     with _progress("ordering", log.rows) as bar:
-        for name, counted in zip(columns, map_ahead(order_column, columns), strict=True):
-            counts[name] = counted
-            bar.update(log.rows * len(counts) // len(columns) - bar.n)
+        for done, _ in enumerate(map_ahead(order_column, columns), start=1):
+            bar.update(log.rows * done // len(columns) - bar.n)
+
+
+def _count(scratch: Path, rows: int, log: CodedLog) -> dict[str, np.ndarray]:
+    """Column -> how often each of its texts occurs, by code, in the first of the ordered rows."""
+    counts = {name: np.zeros(len(log.interners[name]), np.int64) for name in log.field_columns}
+    for name, counted in counts.items():
+        for start in range(0, rows, SLICE_ROWS):
+            part = _read_codes(scratch, log, name, start, min(SLICE_ROWS, rows - start))
+            np.add.at(counted, part, 1)
     return counts
+
+
+def _read_codes(scratch: Path, log: CodedLog, name: str, start: int, rows: int) -> np.ndarray:
+    """The codes of some of the ordered rows."""
+    path, dtype = _codes_file(scratch, log.number(name)), log.interners[name].dtype
+    return np.fromfile(path, dtype, rows, offset=start * dtype.itemsize)
 
 
 def _codes_file(scratch: Path, number: int) -> Path:
@@ -348,10 +370,7 @@ def _write_shards(
         picked = splits[split][start : start + settings.shard_rows]
         ids = np.empty((len(names), len(picked)), dtype=np.int32)
         for column, table, own in zip(columns, vocabulary.tables, ids, strict=True):
-            path = _codes_file(folder / SCRATCH, log.number(column))
-            dtype = log.interners[column].dtype
-            place = (begin + start) * dtype.itemsize
-            codes = np.fromfile(path, dtype, len(picked), offset=place)
+            codes = _read_codes(folder / SCRATCH, log, column, begin + start, len(picked))
             for row in range(0, len(picked), SLICE_ROWS):
                 part = slice(row, row + SLICE_ROWS)
                 table.take(codes[part], out=own[part], mode="clip")
