@@ -1,8 +1,8 @@
 """Texts as codes: compiled loops that visit every byte of a log once.
 
 `split_lines` finds the columns of a block of lines. An `Interner` gives each distinct text of one
-column a code, and counts it: a hash table with one slot of 16 bytes a text, so that the lookup of
-a short text, such as a number or a hashed id, touches one line of the cache and no other memory.
+column a code, and counts it: a hash table with one slot of 16 bytes a text, so that a short text,
+such as a number or a hashed id, is found by reading one line of the cache beside its count.
 """
 
 from __future__ import annotations
