@@ -3,11 +3,11 @@
     python -m data.prepare avazu --raw PATH [--format parquet,tfrecord] [--vocabulary all|train]
     python -m data.prepare avazu --synthetic ROWS
 
-The log is read once, as codes of its values, which go to disk field by field; what follows needs
-only those: split, vocabulary, and the ids of one field after another, gathered in the order of
-the split, from which shard after shard is written. So memory holds the distinct values, the
-split's row numbers and a few columns, never the log. The data set is complete or absent, and one
-made from the same log in the same way is not made again.
+The log is read once, as codes of its texts, which go to disk column by column; what follows needs
+only those: the codes of one column after another, put in the order of the split, the vocabulary,
+and shard after shard, written with the ids that it has for the codes. So memory holds the
+distinct texts, the split's row numbers and a few columns, never the log. The data set is complete
+or absent, and one made from the same log in the same way is not made again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import polars as pl
 from tqdm import tqdm
 
 from data.atomic import atomic_folder
-from data.raw import RAW_FORMATS, RawFormat, raw_format, read_chunks
+from data.raw import RAW_FORMATS, RawFormat, raw_format, root
+from data.reading import read_chunks
 from data.schema import (
     SCHEMA_FILE,
     SPLITS,
@@ -44,13 +46,8 @@ from data.spill import Spill
 from data.split import SPLIT_SEED, random_split
 from data.synthetic import truth_path, write_log
 from data.threads import map_ahead
-from data.vocabulary import (
-    VOCABULARY_FILE,
-    Interner,
-    Vocabulary,
-    build_vocabulary,
-    write_vocabulary,
-)
+from data.tokens import Interner
+from data.vocabulary import VOCABULARY_FILE, Vocabulary, build_vocabulary, write_vocabulary
 
 VOCABULARIES = ("all", "train")
 # A loader holds two shards: 2 x 160 MB at 39 fields.
@@ -90,11 +87,25 @@ class Source:
 
 @dataclass(frozen=True)
 class CodedLog:
-    """A log that was read: its codes, field by field, on disk. labels: (rows,) uint8."""
+    """A log that was read. interners: of each used column, whose codes the spill has on disk."""
 
+    log_format: RawFormat
+    rows: int
     spill: Spill
-    labels: np.ndarray
-    interner: Interner
+    interners: dict[str, Interner]
+
+    def codes(self, column: str) -> np.ndarray:
+        """The codes (rows,) of a column."""
+        return self.spill.column(self.number(column))
+
+    @property
+    def field_columns(self) -> list[str]:
+        """The columns that a field depends on."""
+        return list(dict.fromkeys(map(root, self.log_format.fields.values())))
+
+    def number(self, column: str) -> int:
+        """The place of a column among the used ones."""
+        return list(self.interners).index(column)
 
 
 def prepare(
@@ -206,77 +217,94 @@ def _make(
     """Write the files of the data set into `folder`, by way of a scratch folder within it."""
     scratch = folder / SCRATCH
     scratch.mkdir()
-    with Spill(scratch, len(log_format.fields)) as spill:
+    # The vocabulary takes one thread long, so it is made while others order codes, and written
+    # while they write shards.
+    with (
+        Spill(scratch, len(log_format.used_columns)) as spill,
+        ThreadPoolExecutor(1, thread_name_prefix="vocabulary") as pool,
+    ):
         log = _read_coded(raw, log_format, spill)
-        truth = _read_truth(raw, len(log.labels)) if source.synthetic else None
-        splits = random_split(len(log.labels))
-        vocabulary = build_vocabulary(
-            log.interner,
-            _count(log, splits["train"], settings.vocabulary),
-            log_format.thresholds,
-        )
-        schema = _describe(source, settings, vocabulary, splits, log.labels)
-        _order_ids(scratch, splits, log, vocabulary)
-    _write_shards(folder, splits, log.labels, schema, settings)
+        counts = {name: interner.counts for name, interner in log.interners.items()}
+        if settings.vocabulary == "all":
+            started = pool.submit(build_vocabulary, log_format, log.interners, counts)
+        truth = _read_truth(raw, log.rows) if source.synthetic else None
+        labels = _labels(log)
+        splits = random_split(log.rows)
+        _order_codes(scratch, splits, log)
+        if settings.vocabulary == "train":
+            counts = _count(scratch, len(splits["train"]), log)
+            started = pool.submit(build_vocabulary, log_format, log.interners, counts)
+        vocabulary = started.result()
+        schema = _describe(source, settings, vocabulary, splits, labels)
+        written = pool.submit(write_vocabulary, vocabulary, folder)
+        _write_shards(folder, splits, labels, log, vocabulary, settings)
+        written.result()
     shutil.rmtree(scratch)
     if truth is not None:
         for split in TRUTH_SPLITS:
             np.save(folder / truth_name(split), truth[splits[split]], allow_pickle=False)
-    write_vocabulary(vocabulary, folder)
     write_schema(schema, folder)
     return schema
 
 
 def _read_coded(raw: Path, log_format: RawFormat, spill: Spill) -> CodedLog:
-    interner = Interner(tuple(log_format.fields))
-    labels = []
+    interners = {name: Interner() for name in log_format.used_columns}
+    rows = 0
     with _progress("reading") as bar:
-        for chunk in read_chunks(raw, log_format):
-            spill.append([interner.codes(name, column) for name, column in chunk.fields.items()])
-            labels.append(chunk.labels)
-            bar.update(len(chunk.labels))
-    return CodedLog(spill, np.concatenate(labels), interner)
+        for chunk in read_chunks(raw, log_format, interners):
+            spill.append(chunk)
+            rows += len(chunk[0])
+            bar.update(len(chunk[0]))
+    return CodedLog(log_format, rows, spill, interners)
 
 
-def _count(log: CodedLog, train: np.ndarray, vocabulary: str) -> dict[str, np.ndarray]:
-    """Field -> how often each of its values occurs, by code; in all rows or those of `train`."""
-    names = log.interner.field_names
-    if vocabulary == "all":
-        return {name: log.interner.counts(name) for name in names}
-    counts = {}
-    for number, name in enumerate(names):
-        codes, size = log.spill.column(number), len(log.interner.values(name))
-        counts[name] = np.zeros(size, dtype=np.int64)
-        for start in range(0, len(train), SLICE_ROWS):
-            part = codes.take(train[start : start + SLICE_ROWS])
-            counts[name] += np.bincount(part, minlength=size)
-    return counts
+def _labels(log: CodedLog) -> np.ndarray:
+    """The labels (rows,) uint8, 0 or 1."""
+    column = root(log.log_format.label)
+    texts = pl.DataFrame({column: log.interners[column].values()})
+    table = texts.select(log.log_format.label.cast(pl.UInt8)).to_series().to_numpy()
+    labels: np.ndarray = table.take(log.codes(column))
+    return labels
 
 
-def _order_ids(
-    scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog, vocabulary: Vocabulary
-) -> None:
-    """Write for each field a file of the global ids (int32) of all rows, split after split.
+def _order_codes(scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog) -> None:
+    """Write for each column of a field a file of the codes of all rows, split after split.
 
     A column at a time, so that the rows can be gathered in any order from memory.
     """
 
-    def order_field(number: int) -> None:
-        codes, table = log.spill.column(number), vocabulary.tables[number]
-        log.spill.drop(number)
-        with _ids_file(scratch, number).open("wb") as file:
+    def order_column(name: str) -> None:
+        codes = log.codes(name)
+        log.spill.drop(log.number(name))
+        with _codes_file(scratch, log.number(name)).open("wb") as file:
             for split in SPLITS:
                 for start in range(0, len(splits[split]), SLICE_ROWS):
-                    rows = splits[split][start : start + SLICE_ROWS]
-                    file.write(table.take(codes.take(rows)).data)
+                    file.write(codes.take(splits[split][start : start + SLICE_ROWS]).data)
 
-    with _progress("ordering", len(log.labels)) as bar:
-        for done, _ in enumerate(map_ahead(order_field, range(len(vocabulary.fields))), start=1):
-            bar.update(len(log.labels) * done // len(vocabulary.fields) - bar.n)
+    columns = log.field_columns
+    with _progress("ordering", log.rows) as bar:
+        for done, _ in enumerate(map_ahead(order_column, columns), start=1):
+            bar.update(log.rows * done // len(columns) - bar.n)
 
 
-def _ids_file(scratch: Path, number: int) -> Path:
-    return scratch / f"ids-{number}"
+def _count(scratch: Path, rows: int, log: CodedLog) -> dict[str, np.ndarray]:
+    """Column -> how often each of its texts occurs, by code, in the first of the ordered rows."""
+    counts = {name: np.zeros(len(log.interners[name]), np.int64) for name in log.field_columns}
+    for name, counted in counts.items():
+        for start in range(0, rows, SLICE_ROWS):
+            part = _read_codes(scratch, log, name, start, min(SLICE_ROWS, rows - start))
+            np.add.at(counted, part, 1)
+    return counts
+
+
+def _read_codes(scratch: Path, log: CodedLog, name: str, start: int, rows: int) -> np.ndarray:
+    """The codes of some of the ordered rows."""
+    path, dtype = _codes_file(scratch, log.number(name)), log.interners[name].dtype
+    return np.fromfile(path, dtype, rows, offset=start * dtype.itemsize)
+
+
+def _codes_file(scratch: Path, number: int) -> Path:
+    return scratch / f"ordered-{number}"
 
 
 def _read_truth(raw: Path, rows: int) -> np.ndarray:
@@ -328,23 +356,28 @@ def _write_shards(
     folder: Path,
     splits: Mapping[str, np.ndarray],
     labels: np.ndarray,
-    schema: Schema,
+    log: CodedLog,
+    vocabulary: Vocabulary,
     settings: Settings,
 ) -> None:
-    """Write the shards of every split, several at a time, from the files of `_order_ids`."""
+    """Write the shards of every split, several at a time, from the files of `_order_codes`."""
+    names = tuple(log.log_format.fields)
+    columns = [root(expression) for expression in log.log_format.fields.values()]
 
     def write_shard(shard: tuple[str, int, int]) -> int:
         split, number, begin = shard
         start = number * settings.shard_rows
         picked = splits[split][start : start + settings.shard_rows]
-        ids = np.empty((schema.num_fields, len(picked)), dtype=np.int32)
-        for field, column in enumerate(ids):
-            path = _ids_file(folder / SCRATCH, field)
-            column[:] = np.fromfile(path, np.int32, len(picked), offset=4 * (begin + start))
+        ids = np.empty((len(names), len(picked)), dtype=np.int32)
+        for column, table, own in zip(columns, vocabulary.tables, ids, strict=True):
+            codes = _read_codes(folder / SCRATCH, log, column, begin + start, len(picked))
+            for row in range(0, len(picked), SLICE_ROWS):
+                part = slice(row, row + SLICE_ROWS)
+                table.take(codes[part], out=own[part], mode="clip")
         rows = Rows(ids.T, labels[picked])
         for file_format in settings.formats:
             path = folder / shard_name(split, number, file_format)
-            shard_format(path).write_shard(path, schema.field_names, rows)
+            shard_format(path).write_shard(path, names, rows)
         return len(picked)
 
     shards, begin = [], 0

@@ -1,9 +1,9 @@
-"""Values -> codes -> counts -> feature ids.
+"""Texts -> values of fields -> counts -> feature ids.
 
-While a log is read, every distinct value gets a code, in no particular order, and is counted
-(`Interner`). When all of it is read, the values that are frequent enough get ids by falling
-count; a table a field then turns codes into ids (`Vocabulary`). So each value is hashed once,
-and what is kept of a row in between is F small integers.
+While a log is read, every distinct text of a column gets a code and is counted (`Interner`). When
+all of it is read, the recipe makes values of these texts, and those that are frequent enough get
+ids by falling count; a table a field then turns codes into ids (`Vocabulary`). So each text of a
+row is hashed once, and what is kept of a row in between is a small integer a column.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.raw import Column
+from data.raw import RawFormat, root
 from data.schema import PREPARE_AGAIN, DataError, Field
-from data.spill import narrowest
 from data.threads import map_ahead
+from data.tokens import Interner
 
 VOCABULARY_FILE = "vocabulary.parquet"
 VOCABULARY_SCHEMA = pa.schema(
@@ -33,46 +33,13 @@ VOCABULARY_SCHEMA = pa.schema(
 )
 
 
-class Interner:
-    """Codes and counts of the distinct values of each field, in polars' map from text to code."""
-
-    def __init__(self, field_names: Sequence[str]) -> None:
-        self.field_names = tuple(field_names)
-        self._categories = {name: pl.Categories.random() for name in self.field_names}
-        # polars forgets the categories that no series refers to.
-        self._alive = [
-            pl.Series(dtype=pl.Categorical(categories)) for categories in self._categories.values()
-        ]
-        self._counts = {name: np.zeros(1024, dtype=np.int64) for name in self.field_names}
-
-    def codes(self, name: str, column: Column) -> np.ndarray:
-        """The codes (rows,) of the texts of a field, counted; a new value gets a new code."""
-        values = column.values.cast(pl.Categorical(self._categories[name])).to_physical()
-        table = values.to_numpy()
-        highest = int(table.max(initial=0))
-        counts = self._counts[name]
-        if highest >= len(counts):
-            counts = np.concatenate([counts, np.zeros(highest + 1, dtype=np.int64)])
-            self._counts[name] = counts
-        np.add.at(counts, table, np.bincount(column.codes, minlength=len(table)))
-        return table.astype(narrowest(highest)).take(column.codes)
-
-    def values(self, name: str) -> pl.Series:
-        """The values of a field; the one of code i is at place i."""
-        return self._categories[name].to_series()
-
-    def counts(self, name: str) -> np.ndarray:
-        """How often each of these values was read."""
-        return self._counts[name][: len(self.values(name))]
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     """The ids of the values.
 
-    tables: for each field the global id (int32) of every code. kept: for each field the values
-    with ids of their own, in the order of these, and `counts` their counts; that of the unknown
-    id is last.
+    tables: for each field the global id (int32) of every code of its column. kept: for each field
+    the values with ids of their own, in the order of these, and `counts` their counts; that of
+    the unknown id is last.
     """
 
     fields: tuple[Field, ...]
@@ -82,39 +49,55 @@ class Vocabulary:
 
 
 def build_vocabulary(
-    interner: Interner, counts: Mapping[str, np.ndarray], thresholds: Mapping[str, int]
+    log: RawFormat, interners: Mapping[str, Interner], counts: Mapping[str, np.ndarray]
 ) -> Vocabulary:
-    """Give ids to the values that occur often enough; counts: field -> (values,) by code.
+    """Give ids to the values that occur often enough; counts: column -> (texts,) by code.
 
     Within a field ids go by falling count, then by value; the last one is the unknown id, which
     every field has. NOTE[DIFF]: officially a field without rare values has none, so that a value
     never seen hits the id of another.
     """
-    frequent = map_ahead(
-        lambda name: _frequent(interner.values(name), counts[name], thresholds[name]),
-        interner.field_names,
-    )
+
+    def rank(name: str) -> tuple[pl.DataFrame, np.ndarray]:
+        column = root(log.fields[name])
+        texts, expression = interners[column].values(), log.fields[name]
+        return _rank(texts, counts[column], expression, log.thresholds[name])
+
     fields, tables, kept, kept_counts, offset = [], [], [], [], 0
-    for name, codes in zip(interner.field_names, frequent, strict=True):
-        values = interner.values(name)
-        field = Field(name, len(codes) + 1, offset, thresholds[name])
-        table = np.full(len(values), field.unknown, dtype=np.int32)
-        table[codes] = np.arange(offset, field.unknown, dtype=np.int32)
-        own = counts[name][codes]
+    for name, (frequent, table) in zip(log.fields, map_ahead(rank, log.fields), strict=True):
+        field = Field(name, len(frequent) + 1, offset, log.thresholds[name])
+        own = frequent["count"].to_numpy()
+        unknown = counts[root(log.fields[name])].sum() - own.sum()
+        table += np.int32(offset)
         fields.append(field)
         tables.append(table)
-        kept.append(values.gather(codes))
-        kept_counts.append(np.append(own, counts[name].sum() - own.sum()))
+        kept.append(frequent["value"])
+        kept_counts.append(np.append(own, unknown))
         offset += field.size
     return Vocabulary(tuple(fields), tuple(tables), tuple(kept), tuple(kept_counts))
 
 
-def _frequent(values: pl.Series, counts: np.ndarray, threshold: int) -> np.ndarray:
-    """The codes counted `threshold` times or more, by falling count, then by value."""
-    frame = pl.DataFrame({"value": values, "count": counts}).with_row_index("code")
+def _rank(
+    texts: pa.Array, counts: np.ndarray, expression: pl.Expr, threshold: int
+) -> tuple[pl.DataFrame, np.ndarray]:
+    """The frequent values of a field (`value`, `count`), by falling count, then by value.
+
+    And the place (int32) that the value of each text has among them, or their number.
+    """
+    values, groups = texts, None
+    if not expression.meta.is_column():
+        mapped = pl.DataFrame({root(expression): texts}).select(expression).to_series()
+        encoded = mapped.to_arrow().dictionary_encode()
+        values, groups = encoded.dictionary, encoded.indices.to_numpy()
+        counts = np.bincount(groups, counts, len(values)).astype(np.int64)
     # A threshold of 0 still keeps no value that was not counted at all.
-    frequent = frame.filter(pl.col("count") >= max(threshold, 1))
-    return frequent.sort(["count", "value"], descending=[True, False])["code"].to_numpy()
+    codes = np.flatnonzero(counts >= max(threshold, 1))
+    frequent = pl.DataFrame(
+        {"value": values.take(pa.array(codes)), "count": counts[codes], "code": codes}
+    ).sort(["count", "value"], descending=[True, False])
+    table = np.full(len(values), len(frequent), dtype=np.int32)
+    table[frequent["code"].to_numpy()] = np.arange(len(frequent), dtype=np.int32)
+    return frequent, table if groups is None else table.take(groups)
 
 
 def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:

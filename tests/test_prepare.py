@@ -18,7 +18,8 @@ import pytest
 from data import tfrecord
 from data.loader import read_truth
 from data.prepare import Settings, main, prepare
-from data.raw import RAW_FORMATS, raw_format, read_chunks
+from data.raw import RAW_FORMATS, raw_format
+from data.reading import read_chunks
 from data.schema import SPLITS, DataError, Rows, Schema, read_schema
 from data.shards import SHARD_FORMATS
 from data.split import random_split
@@ -350,7 +351,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, log: Path) -
     assert content(tmp_path) == before
 
 
-PHASES = ("build_vocabulary", "_order_ids", "_write_shards", "write_schema")
+PHASES = ("_order_codes", "build_vocabulary", "_write_shards", "write_schema")
 
 
 @pytest.mark.parametrize("phase", PHASES)

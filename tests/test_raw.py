@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import math
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.raw import RAW_FORMATS, raw_format, read_chunks
+from data.raw import RAW_FORMATS, raw_format
+from data.reading import read_chunks
 from data.schema import DataError
+from data.tokens import Interner
 from tests.raw_logs import (
     AVAZU_HEADER,
     LINES,
@@ -25,11 +29,16 @@ from tests.raw_logs import (
 
 def read_rows(path: Path, dataset: str, block_bytes: int = 1 << 20) -> list[tuple[object, ...]]:
     """Label and field values of every row, decoded."""
-    rows: list[tuple[object, ...]] = []
-    for chunk in read_chunks(path, raw_format(dataset), block_bytes):
-        fields = [column.values.gather(column.codes).to_list() for column in chunk.fields.values()]
-        rows += zip(chunk.labels.tolist(), *fields, strict=True)
-    return rows
+    log = raw_format(dataset)
+    interners = {name: Interner() for name in log.used_columns}
+    chunks = list(read_chunks(path, log, interners, block_bytes))
+    columns = {
+        name: pl.Series(interner.values()).gather(np.concatenate(codes))
+        for (name, interner), codes in zip(
+            interners.items(), zip(*chunks, strict=True), strict=True
+        )
+    }
+    return pl.DataFrame(columns).select(label=log.label.cast(pl.UInt8), **log.fields).rows()
 
 
 @pytest.mark.parametrize("dataset", RAW_FORMATS)
@@ -51,6 +60,39 @@ def test_how_the_file_is_stored_changes_nothing(tmp_path: Path, dataset: str) ->
     assert read_rows(cut, dataset) == expected
 
 
+def test_a_byte_order_mark_is_no_part_of_the_log(tmp_path: Path) -> None:
+    for dataset in RAW_FORMATS:
+        lines = LINES[dataset](5)
+        path = write_lines(tmp_path / dataset, lines)
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+        assert read_rows(path, dataset, 7) == naive_rows(dataset, lines)
+
+
+def test_a_lone_return_belongs_to_the_value(tmp_path: Path) -> None:
+    lines = LINES["kdd12"](4)
+    lines[1] = lines[1] + "\r"
+    lines[2] = "1\ta\rb" + lines[2][lines[2].index("\t", 2) :]
+    expected = naive_rows("kdd12", lines)
+    assert read_rows(write_lines(tmp_path / "log", lines, end="\r\n"), "kdd12") == expected
+
+
+def test_files_are_read_one_after_another_with_the_same_codes(tmp_path: Path) -> None:
+    log, lines = raw_format("criteo"), LINES["criteo"](60)
+    parts = [lines[:20], lines[20:]]
+    paths = [write_lines(tmp_path / f"{number}.gz", part) for number, part in enumerate(parts)]
+    paths.append(write_lines(tmp_path / "whole", lines))
+    interners = {name: Interner() for name in log.used_columns}
+    first, second, whole = (
+        [np.concatenate(codes) for codes in zip(*read_chunks(path, log, interners), strict=True)]
+        for path in paths
+    )
+    for codes in zip(first, second, whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate(codes[:2]), codes[2])
+    bad = write_lines(tmp_path / "bad", [lines[0], lines[1].replace("\t", "\tlate", 1)])
+    with pytest.raises(DataError, match="bad, line 2: I1 is 'late"):
+        list(read_chunks(bad, log, interners))
+
+
 def test_quotes_and_blanks_belong_to_the_value(tmp_path: Path) -> None:
     lines = LINES["kdd12"](4)
     for number, value in enumerate(['"a"', '"', " a ", "#"]):
@@ -59,10 +101,10 @@ def test_quotes_and_blanks_belong_to_the_value(tmp_path: Path) -> None:
     assert read_rows(path, "kdd12") == naive_rows("kdd12", lines)
 
 
-def test_a_chunk_has_the_fields_in_the_official_order(tmp_path: Path) -> None:
-    (chunk,) = read_chunks(write_lines(tmp_path / "log", avazu_lines(3)), raw_format("avazu"))
-    assert ["id", "click", *list(chunk.fields)[:-2]] == AVAZU_HEADER.split(",")
-    assert list(chunk.fields)[-2:] == ["weekday", "is_weekend"]
+def test_the_fields_are_in_the_official_order() -> None:
+    fields = list(raw_format("avazu").fields)
+    assert ["id", "click", *fields[:-2]] == AVAZU_HEADER.split(",")
+    assert fields[-2:] == ["weekday", "is_weekend"]
     assert len(raw_format("criteo").fields) == 39
     assert " ".join(raw_format("kdd12").fields) == (
         "Impression DisplayURL AdID AdvertiserID Depth Position "
@@ -171,6 +213,14 @@ def test_an_empty_line_is_a_line_of_one_column(tmp_path: Path, dataset: str) -> 
     path = write_lines(tmp_path / "log", [*lines[:3], "", *lines[3:]])
     with pytest.raises(DataError, match="line 4: 1 columns"):
         read_rows(path, dataset)
+
+
+def test_a_file_without_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.reading.LINE_BYTES", 1000)
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 2000)
+    with pytest.raises(DataError, match="log: a line of more than 1000 bytes, soon before its"):
+        read_rows(path, "criteo", 100)
 
 
 def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:

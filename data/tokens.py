@@ -1,0 +1,310 @@
+"""Texts as codes: compiled loops that visit every byte of a log once.
+
+`split_lines` finds the columns of a block of lines. An `Interner` gives each distinct text of one
+column a code, and counts it: a hash table with one slot of 16 bytes a text, so that a short text,
+such as a number or a hashed id, is found by reading one line of the cache beside its count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from data.spill import narrowest
+
+# The longest text that is its own key; that of a longer one is a hash.
+WORD = 8
+NEWLINE = ord("\n")
+# Of a word, the bytes that belong to a text of each length.
+MASKS = np.array([(1 << 8 * length) - 1 for length in range(WORD + 1)], dtype=np.uint64)
+# Odd numbers whose products spread over all bits (from splitmix64).
+MIX = np.uint64(0xBF58476D1CE4E5B9)
+MIX_LENGTH = np.uint64(0x94D049BB133111EB)
+CODE_BITS = np.uint64(32)
+CODE_MASK = np.uint64((1 << 32) - 1)
+
+
+class Texts(NamedTuple):
+    """One text a row: the bytes bounds[i] + gap to bounds[i + 1], for i = first + step * row.
+
+    block: (bytes,) uint8, valid UTF-8. bounds: int32.
+    """
+
+    block: np.ndarray
+    bounds: np.ndarray
+    first: int
+    step: int
+    gap: int
+    rows: int
+
+    @classmethod
+    def of_arrow(cls, array: pa.Array) -> Texts:
+        """The texts of an Arrow array that can be cast to strings; null is the empty text."""
+        texts = array.cast(pa.string()).fill_null("")
+        _, bounds, block = texts.buffers()
+        return cls(
+            np.frombuffer(block or b"", np.uint8),
+            np.frombuffer(bounds, np.int32),
+            texts.offset,
+            1,
+            0,
+            len(texts),
+        )
+
+
+class Lines(NamedTuple):
+    """A block of lines, split at every separator and line end: bounds (1 + rows * columns,)."""
+
+    block: np.ndarray
+    bounds: np.ndarray
+    num_columns: int
+
+    @property
+    def rows(self) -> int:
+        return (len(self.bounds) - 1) // self.num_columns
+
+    def column(self, number: int) -> Texts:
+        """The texts of a column, numbered from 0."""
+        return Texts(self.block, self.bounds, number, self.num_columns, 1, self.rows)
+
+
+def split_lines(block: bytes, separator: str, num_columns: int) -> Lines | None:
+    """The columns of whole lines, None unless every line has `num_columns`."""
+    array = np.frombuffer(block, np.uint8)
+    separators, line_ends = _count(array, ord(separator))
+    if separators != line_ends * (num_columns - 1):
+        return None
+    # One more, because the loop writes before it knows.
+    bounds = np.empty(1 + line_ends * num_columns + 1, dtype=np.int32)
+    if not _split(array, ord(separator), num_columns, bounds):
+        return None
+    return Lines(array, bounds[:-1], num_columns)
+
+
+class Interner:
+    """Codes 0, 1, 2, ... and counts of the distinct texts of one column, in the order found."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        # Of each slot: key; length << 32 | code + 1, or 0 if it is free. Half of them at least are.
+        self._slots = np.zeros((2, 2), dtype=np.uint64)
+        self._counts = np.zeros(1, dtype=np.int64)
+        # The texts as Arrow has them: that of a code is _text[_ends[code] : _ends[code + 1]].
+        self._ends = np.zeros(2, dtype=np.int64)
+        self._text = np.empty(0, dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The narrowest type of the codes given so far."""
+        return narrowest(max(self._size - 1, 0))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How often each text was met, (len,) int64."""
+        return self._counts[: self._size]
+
+    def values(self, start: int = 0) -> pa.Array:
+        """The texts with the codes from `start` on, without a copy."""
+        buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._text)]
+        return pa.Array.from_buffers(pa.large_string(), self._size - start, buffers, offset=start)
+
+    def codes(self, texts: Texts) -> np.ndarray:
+        """The codes (rows,) of the texts, which are counted; a new text gets a new code."""
+        self._make_room(texts)
+        codes = np.empty(texts.rows, dtype=np.uint32)
+        self._size = _intern(
+            *texts[:-1], self._slots, self._counts, self._ends, self._text, self._size, codes
+        )
+        return codes.astype(self.dtype)
+
+    def _make_room(self, texts: Texts) -> None:
+        """Grow for as many new texts as there are rows, so that the loop need not look."""
+        size = self._size + texts.rows
+        if 2 * size > len(self._slots):
+            slots = np.zeros((1 << (2 * size - 1).bit_length(), 2), dtype=np.uint64)
+            _move(self._slots, slots)
+            self._slots = slots
+            self._counts = _grown(self._counts, len(slots) // 2)
+            self._ends = _grown(self._ends, len(slots) // 2 + 1)
+        length = int(self._ends[self._size]) + len(texts.block)
+        if length > len(self._text):
+            self._text = _grown(self._text, 2 * length)
+
+
+def _grown(array: np.ndarray, length: int) -> np.ndarray:
+    grown = np.zeros(length, dtype=array.dtype)
+    grown[: len(array)] = array
+    return grown
+
+
+# ---------------------------------------------------------------- compiled loops
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled when first called and kept on disk; other threads run meanwhile."""
+    compiled: Callable[..., Any] = njit(nogil=True, cache=True)(function)
+    return compiled
+
+
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Made part of its callers: a call from a hot loop would cost more than what it does."""
+    inlined: Callable[..., Any] = njit(inline="always")(function)
+    return inlined
+
+
+def _typed_load(context: Any, address: Any) -> Any:
+    """The eight bytes from an address on as a little-endian uint64; numba has no such load."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(place, align=1)
+
+    return types.uint64(types.intp), generate
+
+
+_load_word: Any = intrinsic(_typed_load)
+
+
+@_compiled
+def _count(block: np.ndarray, separator: int) -> tuple[int, int]:
+    separators = line_ends = 0
+    for byte in block:
+        separators += byte == separator
+        line_ends += byte == NEWLINE
+    return separators, line_ends
+
+
+@_compiled
+def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarray) -> bool:
+    """Fill bounds with -1 and the places of separators and line ends; whether lines are even."""
+    bounds[0] = -1
+    found = 0
+    for place in range(len(block)):
+        byte = block[place]
+        # Written always, kept if the count moves on: a branch would often be mispredicted.
+        bounds[found + 1] = place
+        found += (byte == separator) | (byte == NEWLINE)
+    for end in range(num_columns, found + 1, num_columns):  # noqa: SIM110
+        if block[bounds[end]] != NEWLINE:
+            return False
+    return True
+
+
+@_compiled
+def _last_word(block: np.ndarray, start: int, length: int) -> Any:
+    """A short text as a word, where fewer than eight bytes are left to load."""
+    key = np.uint64(0)
+    for index in range(length):
+        key |= np.uint64(block[start + index]) << np.uint64(8 * index)
+    return key
+
+
+@_compiled
+def _hash(start: int, length: int) -> Any:
+    """A hash of the words of a text, the last of which overlaps the one before."""
+    key = np.uint64(0)
+    for place in range(start, start + length - WORD, WORD):
+        key = _mix(key ^ _load_word(place))
+    return _mix(key ^ _load_word(start + length - WORD))
+
+
+@_inlined
+def _mix(word: Any) -> Any:
+    word *= MIX
+    return word ^ (word >> np.uint64(32))
+
+
+@_inlined
+def _slot(key: Any, length: Any, mask: int) -> Any:
+    """Where the search for a key begins."""
+    return np.intp(_mix(key ^ (np.uint64(length) * MIX_LENGTH)) & np.uint64(mask))
+
+
+@_compiled
+def _intern(
+    block: np.ndarray,
+    bounds: np.ndarray,
+    first: int,
+    step: int,
+    gap: int,
+    slots: np.ndarray,
+    counts: np.ndarray,
+    ends: np.ndarray,
+    text: np.ndarray,
+    size: int,
+    codes: np.ndarray,
+) -> int:
+    """Fill `codes`; return the new number of texts. There must be room for all of them."""
+    mask = len(slots) - 1
+    # Loops over addresses: to hand an array to a function means to count references, together
+    # with the other threads that read this block, which would cost more than all the rest.
+    address, text_address = np.intp(block.ctypes.data), np.intp(text.ctypes.data)
+    for row in range(len(codes)):
+        start = bounds[first + row * step] + gap
+        length = bounds[first + row * step + 1] - start
+        # Its own key where it is short, else a hash.
+        if length > WORD:
+            key = _hash(address + start, length)
+        elif start + WORD <= len(block):
+            key = _load_word(address + start) & MASKS[length]
+        else:
+            key = _last_word(block, start, length)
+        slot = _slot(key, length, mask)
+        while True:
+            kept = slots[slot, 1]
+            if kept == 0:
+                code: Any = size
+                slots[slot, 0] = key
+                slots[slot, 1] = (np.uint64(length) << CODE_BITS) | np.uint64(code + 1)
+                ends[code + 1] = ends[code] + length
+                _copy(block, start, text, ends[code], length)
+                size += 1
+                break
+            if slots[slot, 0] == key and np.intp(kept >> CODE_BITS) == length:
+                code = np.intp(kept & CODE_MASK) - 1
+                if length <= WORD or _same(address + start, text_address + ends[code], length):
+                    break
+            slot = (slot + 1) & mask
+        codes[row] = code
+        counts[code] += 1
+    return size
+
+
+@_compiled
+def _copy(block: np.ndarray, start: int, text: np.ndarray, begin: int, length: int) -> None:
+    for index in range(length):
+        text[begin + index] = block[start + index]
+
+
+@_compiled
+def _same(one: int, other: int, length: int) -> bool:
+    """Whether two long texts are equal, word by word as in `_hash`."""
+    for place in range(0, length - WORD, WORD):
+        if _load_word(one + place) != _load_word(other + place):
+            return False
+    last = length - WORD
+    same: bool = _load_word(one + last) == _load_word(other + last)
+    return same
+
+
+@_compiled
+def _move(old: np.ndarray, new: np.ndarray) -> None:
+    """Put every key of a table into a larger, empty one."""
+    mask = len(new) - 1
+    for index in range(len(old)):
+        kept = old[index, 1]
+        if kept != 0:
+            slot = _slot(old[index, 0], kept >> CODE_BITS, mask)
+            while new[slot, 1] != 0:
+                slot = (slot + 1) & mask
+            new[slot, 0] = old[index, 0]
+            new[slot, 1] = kept
