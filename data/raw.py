@@ -7,9 +7,6 @@ Values stay text; a missing value is the empty text, a category of its own.
 from __future__ import annotations
 
 import codecs
-import gzip
-import io
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +17,12 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import csv
 
+from data.gzipped import GZIP_ERRORS, damaged_gzip, open_log
 from data.schema import DataError
 from data.threads import map_ahead
 
 BLOCK_BYTES = 1 << 24
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -225,11 +222,9 @@ def read_chunks(path: Path, log: RawFormat, block_bytes: int = BLOCK_BYTES) -> I
 def _blocks(path: Path, log: RawFormat, block_bytes: int) -> Iterator[bytes]:
     """Yield blocks of whole lines, without the header."""
     rest, header = b"", log.header
-    position = 0
     try:
-        with _open(path) as file:
+        with open_log(path) as file:
             while read := file.read(block_bytes):
-                position += len(read)
                 end = read.rfind(b"\n") + 1
                 if not end:
                     rest += read
@@ -239,11 +234,8 @@ def _blocks(path: Path, log: RawFormat, block_bytes: int) -> Iterator[bytes]:
                     block, header = _without_header(block, path, log), False
                 if block:
                     yield block
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: damaged gzip file, unreadable soon after its byte {position} ({error}); "
-            f"fetch it again"
-        ) from error
+    except GZIP_ERRORS as error:
+        raise damaged_gzip(path, error) from error
     if rest:
         block = rest + b"\n"
         if header:
@@ -327,12 +319,6 @@ def _root(expression: pl.Expr) -> str:
     """The one column that an expression of a recipe depends on."""
     (name,) = set(expression.meta.root_names())
     return name
-
-
-def _open(path: Path) -> io.BufferedIOBase:
-    with path.open("rb") as file:
-        zipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    return gzip.open(path) if zipped else path.open("rb")
 
 
 def _without_header(block: bytes, path: Path, log: RawFormat) -> bytes:
