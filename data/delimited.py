@@ -1,7 +1,7 @@
 """CSV and TSV as users have them: gzipped or not, with or without header and quoted values.
 
 A value may stand in double quotes (RFC 4180), where the layout says so, and then hold separators,
-line ends and doubled quotes. The official logs, which have no quotes, are read by `data.raw`.
+line ends and doubled quotes. Empty lines are skipped. The official logs, which have no quotes, are read by `data.raw`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
@@ -41,8 +43,8 @@ def column_names(path: Path, layout: Layout) -> tuple[str, ...]:
     if layout.columns:
         return layout.columns
     for block in _blocks(path, layout, 1 << 16):
-        names, _ = next(_records(block))
-        return tuple(names)
+        for record in _records(block):
+            return tuple(record.values)
     raise DataError(f"{path} is empty; fetch it again or remove it")
 
 
@@ -51,10 +53,12 @@ def read_blocks(path: Path, layout: Layout, block_bytes: int = BLOCK_BYTES) -> I
     header = layout.columns is None
     for block in _blocks(path, layout, block_bytes):
         if header:
+            first = next(_records(block), None)
+            if first is None:
+                continue
             header = False
-            _, after = next(_records(block))
-            rest = block.content.split(b"\n", after - block.line)[-1]
-            block = Block(path, layout, after, rest)
+            rest = block.content.split(b"\n", first.next_line - block.line)[-1]
+            block = Block(path, layout, first.next_line, rest)
         if block.content:
             yield block
 
@@ -75,7 +79,6 @@ def parse(block: Block, names: Sequence[str], used: Sequence[str]) -> pa.Table:
                 quote_char='"' if block.layout.quotes else False,
                 double_quote=bool(block.layout.quotes),
                 newlines_in_values=bool(block.layout.quotes),
-                ignore_empty_lines=False,
             ),
             arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(used, DICTIONARY),
@@ -90,12 +93,8 @@ def parse(block: Block, names: Sequence[str], used: Sequence[str]) -> pa.Table:
 
 def place_of_row(block: Block, row: int) -> str:
     """File and line where a row of the block begins."""
-    line = block.line
-    for number, (_, after) in enumerate(_records(block)):
-        if number == row:
-            break
-        line = after
-    return f"{block.path}, line {line}"
+    record = next(islice(_records(block), row, None))
+    return f"{block.path}, line {record.line}"
 
 
 def _blocks(path: Path, layout: Layout, block_bytes: int) -> Iterator[Block]:
@@ -150,19 +149,27 @@ def _start(content: bytes) -> str:
     return line if len(line) <= 120 else line[:120] + "..."
 
 
-def _records(block: Block) -> Iterator[tuple[list[str], int]]:
-    """Every record of a block with the number of the line after it. Slow: to find a place."""
+class _Record(NamedTuple):
+    values: list[str]
+    line: int
+    next_line: int
+
+
+def _records(block: Block) -> Iterator[_Record]:
+    """Every record of a block with the number of its line. Slow: to find a place."""
     reader = csv.reader(
         io.StringIO(block.content.decode(errors="replace"), newline=""),
         delimiter=block.layout.separator or ",",
         quoting=csv.QUOTE_MINIMAL if block.layout.quotes else csv.QUOTE_NONE,
     )
+    line = block.line
     try:
-        for record in reader:
-            # An empty line is one empty value.
-            yield record or [""], block.line + reader.line_num
+        for values in reader:
+            next_line = block.line + reader.line_num
+            if values:  # an empty line is no record
+                yield _Record(values, line, next_line)
+            line = next_line
     except csv.Error as error:
-        line = block.line + reader.line_num - 1
         raise DataError(f"{block.path}, line {line}: {error}; repair the line") from error
 
 
@@ -174,14 +181,12 @@ def _malformed(block: Block, names: Sequence[str], error: Exception) -> DataErro
         except UnicodeDecodeError as wrong:
             place = f"{block.path}, line {number}"
             return DataError(f"{place}: not UTF-8 ({wrong}); save the file as UTF-8")
-    line_number = block.line
-    for record, after in _records(block):
-        if len(record) != len(names):
-            text = (block.layout.separator or ",").join(record)
+    for record in _records(block):
+        if len(record.values) != len(names):
+            text = (block.layout.separator or ",").join(record.values)
             return DataError(
-                f"{block.path}, line {line_number}: {len(record)} columns, expected {len(names)} "
-                f"('{_start(text.encode())}'); repair or remove the line, or is the separator "
+                f"{block.path}, line {record.line}: {len(record.values)} columns, expected "
+                f"{len(names)} ('{_start(text.encode())}'); repair or remove the line, or is the separator "
                 f"another than {block.layout.separator!r}?"
             )
-        line_number = after
     return DataError(f"{block.path}, from line {block.line}: {error}")

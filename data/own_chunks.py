@@ -74,7 +74,7 @@ def read_own_chunks(path: Path, log: Log) -> Iterator[tuple[Chunk, np.ndarray | 
 
 def _of_text(block: delimited.Block, names: Sequence[str], used: Sequence[str]) -> Piece:
     table = delimited.parse(block, names, used)
-    columns = {name: _column(table[name].chunk(0)) for name in used}
+    columns = {name: _column(table[name].combine_chunks()) for name in used}
     return Piece(columns, lambda row: delimited.place_of_row(block, row))
 
 
