@@ -1,7 +1,8 @@
 """CSV and TSV as users have them: gzipped or not, with or without header and quoted values.
 
 A value may stand in double quotes (RFC 4180), where the layout says so, and then hold separators,
-line ends and doubled quotes. Empty lines are skipped. The official logs, which have no quotes, are read by `data.raw`.
+line ends and doubled quotes. Empty lines are skipped. The official logs, which have no quotes, are
+read by `data.raw`.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def _malformed(block: Block, names: Sequence[str], error: Exception) -> DataErro
             text = (block.layout.separator or ",").join(record.values)
             return DataError(
                 f"{block.path}, line {record.line}: {len(record.values)} columns, expected "
-                f"{len(names)} ('{_start(text.encode())}'); repair or remove the line, or is the separator "
-                f"another than {block.layout.separator!r}?"
+                f"{len(names)} ('{_start(text.encode())}'); repair or remove the line, or is the "
+                f"separator another than {block.layout.separator!r}?"
             )
     return DataError(f"{block.path}, from line {block.line}: {error}")
