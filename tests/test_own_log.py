@@ -6,6 +6,9 @@ import csv
 import gzip
 import io
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -32,8 +35,9 @@ from data.prepare import Settings, main, prepare, prepare_log
 from data.raw import RAW_FORMATS, raw_format
 from data.schema import SPLITS, DataError, Schema, read_schema
 from data.split import random_split
-from data.transforms import TIME_FORMATS
+from data.transforms import HOUR_PARTS, TIME_FORMATS, field_expression
 from data.vocabulary import read_vocabulary
+from tests.conftest import ROOT
 from tests.raw_logs import LINES, naive_bucket, write_lines
 
 Rows = list[dict[str, str]]
@@ -363,8 +367,6 @@ def test_log2_is_the_official_rule_also_for_fractions() -> None:
 
 
 def _field(column: str, transform: str, time: str = "iso") -> pl.Expr:
-    from data.transforms import field_expression
-
     return field_expression(column, transform, time)[0]
 
 
@@ -413,9 +415,6 @@ def test_hours_are_those_written_whatever_the_offset() -> None:
     assert parts["hour"] == ["23", "3", "0", ""]
     assert parts["weekday"] == ["6", "6", "0", ""]
     assert parts["is_weekend"] == ["1", "1", "1", ""]
-
-
-HOUR_PARTS = ("hour", "weekday", "is_weekend")
 
 
 # ----------------------------------------------------------------------- splits
@@ -792,3 +791,22 @@ def test_arguments_that_do_not_fit_are_refused(
         main(arguments)
     assert raised.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().partition("## Your own log\n")[2]
+    script = section.partition("```bash\n")[2].partition("```")[0]
+    (tmp_path / "example.sh").write_text(script)
+    (tmp_path / "trainer.py").symlink_to(ROOT / "trainer.py")
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", "-e", "example.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "data/encoded/clicks: 20,000 rows, 6 fields" in done.stdout
+    assert "runs/clicks/deepfm/base/seed-2021" in done.stdout
+    assert "data/encoded/clicks-new: 999 rows" in done.stdout
