@@ -34,6 +34,7 @@ from data.raw import RawFormat, Rule
 from data.schema import LABEL, SCHEMA_FILE, SPLITS, DataError, Schema
 from data.split import SHARES, SPLIT_SEED, RuleName, SplitRule
 from data.transforms import (
+    HOUR_PARTS,
     TIME_FORMATS,
     TRANSFORMS,
     field_expression,
@@ -113,8 +114,6 @@ def _with_recipe(
     layout = _read_layout(content, place)
     columns = column_names(files[0], layout)
     known = _Columns(columns, files[0])
-    rules: list[Rule | None] = []
-
     label_column, label, rule = _read_label(content.get("label"), place / "label", known)
     rules = [rule]
     time, taken = None, {label_column}
@@ -247,6 +246,8 @@ def _read_field(name: str, entry: object, place: Place, known: _Columns) -> dict
         "transform": _one_of(content.get("transform", "none"), place / "transform", TRANSFORMS),
     }
     if "time" in content:
+        if field["transform"] not in HOUR_PARTS:
+            raise (place / "time").error(f"only goes with transform {', '.join(HOUR_PARTS)}")
         field["time"] = _one_of(content["time"], place / "time", TIME_FORMATS)
     if "threshold" in content:
         field["threshold"] = _whole(content["threshold"], place / "threshold", 1)
