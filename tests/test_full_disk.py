@@ -62,7 +62,7 @@ def test_wherever_the_disk_fills_up_the_older_data_set_stays(
     np.save(tmp_path / "log.csv.truth.npy", np.full(rows, 0.5))
     settings = Settings(formats=(file_format,), shard_rows=700)
     failures = 0
-    for more in range(8, 4096, 96):
+    for more in range(8, 4096, 32):
         resize(disk, used_kilobytes(disk) + more)
         try:
             schema = prepare("avazu", log, disk / "set", settings)
