@@ -68,7 +68,7 @@ class Loader:
         self.generator = generator
         self.device = None if device is None else torch.device(device)
         self._kept: dict[Path, Rows | _OnDevice] | None = {} if resident else None
-        self._paths = find_shards(folder, split, file_format)
+        self._paths = _find_shards(folder, split, self.schema, file_format)
         found = sum(shard_format(path).count_rows(path) for path in self._paths)
         _check_num_rows(found, self._paths, split, self.schema)
 
@@ -154,7 +154,7 @@ class Loader:
 def read_labels(folder: Path, split: str, schema: Schema | None = None) -> np.ndarray:
     """The labels of a split in file order, (rows,) uint8."""
     schema = schema or read_schema(folder)
-    paths = find_shards(folder, split)
+    paths = _find_shards(folder, split, schema)
     labels = np.concatenate(
         [shard_format(path).read_labels(path, schema.field_names) for path in paths]
     )
@@ -172,6 +172,17 @@ def read_truth(folder: Path, split: str) -> np.ndarray | None:
         return None
     truth: np.ndarray = np.load(path, allow_pickle=False)
     return truth
+
+
+def _find_shards(
+    folder: Path, split: str, schema: Schema, file_format: str | None = None
+) -> list[Path]:
+    if schema.like and schema.rows.get(split) == 0:
+        raise DataError(
+            f"{folder} has no rows of split '{split}': its rows were encoded like those of "
+            f"'{schema.like['dataset']}', for models trained on that data set to score"
+        )
+    return find_shards(folder, split, file_format)
 
 
 def _check_num_rows(found: int, paths: list[Path], split: str, schema: Schema) -> None:

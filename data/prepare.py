@@ -2,6 +2,8 @@
 
     python -m data.prepare avazu --raw PATH [--format parquet,tfrecord] [--vocabulary all|train]
     python -m data.prepare avazu --synthetic ROWS
+    python -m data.prepare NAME --log my_log.yaml
+    python -m data.prepare --like data/encoded/avazu --raw new.csv
 
 The log is read once, as codes of its texts, which go to disk column by column; what follows needs
 only those: the codes of one column after another, put in the order of the split, the vocabulary,
@@ -13,14 +15,17 @@ or absent, and one made from the same log in the same way is not made again.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
+import re
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +34,9 @@ import polars as pl
 from tqdm import tqdm
 
 from data.atomic import atomic_folder
+from data.log import Log, official_log
+from data.own_chunks import read_own_chunks
+from data.own_log import like_log, read_own_log
 from data.raw import RAW_FORMATS, RawFormat, raw_format, root
 from data.reading import read_chunks
 from data.schema import (
@@ -43,17 +51,26 @@ from data.schema import (
 )
 from data.shards import SHARD_FORMATS, TRUTH_SPLITS, shard_format, shard_name, truth_name
 from data.spill import Spill
-from data.split import SPLIT_SEED, random_split
+from data.split import SplitRule, split_rows
 from data.synthetic import truth_path, write_log
 from data.threads import map_ahead
 from data.tokens import Interner
-from data.vocabulary import VOCABULARY_FILE, Vocabulary, build_vocabulary, write_vocabulary
+from data.vocabulary import (
+    VOCABULARY_FILE,
+    Vocabulary,
+    build_vocabulary,
+    reuse_vocabulary,
+    write_vocabulary,
+)
 
 VOCABULARIES = ("all", "train")
 # A loader holds two shards: 2 x 160 MB at 39 fields.
 SHARD_ROWS = 1_000_000
 # Rows that are gathered at a time: few enough for the caches, many enough for a call.
 SLICE_ROWS = 1 << 17
+# Free bytes of a disk on which a failed write met its end.
+MOSTLY_FULL = 1 << 20
+ENCODED = Path("data/encoded")
 # Within the folder being made; removed before it is complete.
 SCRATCH = ".scratch"
 
@@ -72,16 +89,31 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Base:
+    """A data set whose ids other rows are given."""
+
+    folder: Path
+    schema: Schema
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The data set that these ids come from: this one, or the one it was encoded like."""
+        own = {"dataset": self.schema.dataset, "fingerprint": self.schema.fingerprint}
+        return dict(self.schema.like or own)
+
+
+@dataclass(frozen=True)
 class Source:
     """What a data set is made of. synthetic: the truth lies beside the log."""
 
-    dataset: str
-    identity: Future[RawFile]
+    log: Log
+    identity: Future[tuple[RawFile, ...]]
     synthetic: bool
+    base: Base | None
 
     @property
-    def file(self) -> RawFile:
-        """The log's name and hash, which may have to be waited for."""
+    def files(self) -> tuple[RawFile, ...]:
+        """The names and hashes of the log's files, which may have to be waited for."""
         return self.identity.result()
 
 
@@ -90,13 +122,26 @@ class CodedLog:
     """A log that was read. interners: of each used column, whose codes the spill has on disk."""
 
     log_format: RawFormat
-    rows: int
     spill: Spill
+    rows_of_files: tuple[int, ...]
     interners: dict[str, Interner]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files."""
+        return sum(self.rows_of_files)
 
     def codes(self, column: str) -> np.ndarray:
         """The codes (rows,) of a column."""
         return self.spill.column(self.number(column))
+
+    def numbers(self, expression: pl.Expr, dtype: type[pl.DataType]) -> np.ndarray:
+        """What an expression over one column gives for each row, (rows,)."""
+        column = root(expression)
+        texts = pl.DataFrame({column: self.interners[column].values()})
+        table = texts.select(expression.cast(dtype)).to_series().to_numpy()
+        numbers: np.ndarray = table.take(self.codes(column))
+        return numbers
 
     @property
     def field_columns(self) -> list[str]:
@@ -116,26 +161,63 @@ def prepare(
     *,
     force: bool = False,
 ) -> Schema:
-    """Make the encoded data set of a raw log in the folder `output`; return its schema.
+    """Make the encoded data set of a log in an official format; see `prepare_log`."""
+    return prepare_log(official_log(dataset, raw), output, settings, force=force)
 
-    One that is complete is left alone unless `force` is set, another one is replaced.
-    Raise `DataError` for input that cannot be used; the folder is then as it was.
+
+def prepare_like(
+    folder: Path,
+    raw: Sequence[Path],
+    output: Path,
+    settings: Settings = Settings(),
+    *,
+    force: bool = False,
+) -> Schema:
+    """Encode other rows with the recipe, fields and ids of the data set in `folder`.
+
+    Values without an id there get the unknown one of their field. Every row goes to the split
+    `test`; the data set is called as its folder `output`. See `prepare_log`.
+    """
+    base = Base(folder, read_schema(folder))
+    if base.schema.log is None:
+        official = raw_format(base.origin["dataset"])
+        log = Log(output.name, tuple(raw), official, SplitRule("test"))
+    else:
+        log = like_log(base.schema, folder, output.name, raw)
+    settings = replace(settings, vocabulary=base.schema.vocabulary)
+    return prepare_log(log, output, settings, base=base, force=force)
+
+
+def prepare_log(
+    log: Log,
+    output: Path,
+    settings: Settings = Settings(),
+    *,
+    base: Base | None = None,
+    force: bool = False,
+) -> Schema:
+    """Make the encoded data set of a log in the folder `output`; return its schema.
+
+    base: the data set whose ids are used; None to give ids by the log's own values. A data set
+    that is complete is left alone unless `force` is set, another one is replaced. Raise
+    `DataError` for input that cannot be used and a full disk; the folder is then as it was.
     """
     started = time.perf_counter()
-    log_format = raw_format(dataset)
-    if not raw.is_file():
-        raise DataError(f"{raw} is not a file; give the {dataset} log with --raw PATH")
-    older = _older(output, raw)
+    for path in log.files:
+        if not path.is_file():
+            raise DataError(f"{path} is not a file; give the {log.dataset} log with --raw PATH")
+    older = _older(output, [*log.files, *([base.folder / SCHEMA_FILE] if base else [])])
     # The log is hashed while it is read, unless its hash may show that there is nothing to do.
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as hasher:
-        source = Source(dataset, hasher.submit(_identify, raw), truth_path(raw).exists())
+        synthetic = all(truth_path(path).exists() for path in log.files)
+        source = Source(log, hasher.submit(_identify, log.files), synthetic, base)
         if older and not force and _is_complete(older, output, source, settings):
             print(f"{output} is complete ({_summary(older)}): nothing to do")
             return older
         if (output / SCHEMA_FILE).exists():
             print(f"replacing {output} ({_summary(older) if older else 'which could not be read'})")
-        with atomic_folder(output, replace=True) as folder:
-            schema = _make(folder, raw, log_format, source, settings)
+        with atomic_folder(output, replace=True) as folder, _full_disk_named(output, folder):
+            schema = _make(folder, source, settings)
     _report(schema, output, time.perf_counter() - started)
     return schema
 
@@ -155,18 +237,24 @@ def plant(dataset: str, rows: int, seed: int) -> Path:
 # ------------------------------------------------------ what is there already
 
 
-def _identify(raw: Path) -> RawFile:
-    with raw.open("rb") as file:
-        return RawFile(raw.name, hashlib.file_digest(file, "sha256").hexdigest())
+def _identify(files: Sequence[Path]) -> tuple[RawFile, ...]:
+    found = []
+    for path in files:
+        with path.open("rb") as file:
+            found.append(RawFile(path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    return tuple(found)
 
 
-def _older(output: Path, raw: Path) -> Schema | None:
+def _older(output: Path, needed: Sequence[Path]) -> Schema | None:
     """The schema of the data set in `output`, None if there is none that can be read.
 
     Raise `DataError` where replacing the folder would delete something else.
     """
-    if output.resolve() in raw.resolve().parents:
-        raise DataError(f"{raw} lies in {output}, which would be replaced; choose another --output")
+    for path in needed:
+        if output.resolve() in path.resolve().parents:
+            raise DataError(
+                f"{path} lies in {output}, which would be replaced; choose another --output"
+            )
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     if not (output / SCHEMA_FILE).exists():
@@ -193,45 +281,70 @@ def _is_complete(older: Schema, output: Path, source: Source, settings: Settings
     suffixes = (*SHARD_FORMATS, "npy")
     found = {path.name for suffix in suffixes for path in output.glob(f"*.{suffix}")}
     thresholds = {field.name: field.threshold for field in older.fields}
+    log, base = source.log, source.base
     return (
-        older.dataset == source.dataset
-        and [file.sha256 for file in older.raw] == [source.file.sha256]
+        older.dataset == log.dataset
+        and older.log == log.description
+        and older.split == log.split.describe()
+        and older.like == (base.origin if base else None)
+        and (base is not None or thresholds == log.format.thresholds)
         and older.vocabulary == settings.vocabulary
-        and thresholds == raw_format(source.dataset).thresholds
         and found == expected
+        and [file.sha256 for file in older.raw] == [file.sha256 for file in source.files]
     )
 
 
 def _summary(schema: Schema) -> str:
     rows = sum(schema.rows.values())
-    names = ", ".join(file.name for file in schema.raw)
+    names = ", ".join(file.name for file in schema.raw[:3])
+    names += f" and {len(schema.raw) - 3} more files" if len(schema.raw) > 3 else ""
     return f"{schema.dataset}, {rows:,} rows of {names}, vocabulary {schema.vocabulary}"
 
 
 # ---------------------------------------------------------------------- steps
 
 
-def _make(
-    folder: Path, raw: Path, log_format: RawFormat, source: Source, settings: Settings
-) -> Schema:
+@contextmanager
+def _full_disk_named(output: Path, folder: Path) -> Iterator[None]:
+    """Raise `DataError` where the disk of `folder`, which is to become `output`, is full."""
+    try:
+        yield
+    except OSError as error:
+        # numpy says only how many bytes it could not write.
+        if error.errno != errno.ENOSPC and shutil.disk_usage(folder).free >= MOSTLY_FULL:
+            raise
+        raise DataError(
+            f"{output}: no space left on its disk ({error}); free some, or choose a folder on "
+            f"another disk with --output. What was there before is unchanged"
+        ) from error
+
+
+def _make(folder: Path, source: Source, settings: Settings) -> Schema:
     """Write the files of the data set into `folder`, by way of a scratch folder within it."""
     scratch = folder / SCRATCH
     scratch.mkdir()
+    log_format, base = source.log.format, source.base
     # The vocabulary takes one thread long, so it is made while others order codes, and written
     # while they write shards.
     with (
         Spill(scratch, len(log_format.used_columns)) as spill,
         ThreadPoolExecutor(1, thread_name_prefix="vocabulary") as pool,
     ):
-        log = _read_coded(raw, log_format, spill)
+        log = _read_coded(source.log, spill)
         counts = {name: interner.counts for name, interner in log.interners.items()}
-        if settings.vocabulary == "all":
+        if base:
+            started = pool.submit(
+                reuse_vocabulary, log_format, log.interners, base.folder, base.schema.fields
+            )
+        elif settings.vocabulary == "all":
             started = pool.submit(build_vocabulary, log_format, log.interners, counts)
-        truth = _read_truth(raw, log.rows) if source.synthetic else None
-        labels = _labels(log)
-        splits = random_split(log.rows)
+        truth = _read_truths(source.log.files, log.rows_of_files) if source.synthetic else None
+        labels = log.numbers(log_format.label, pl.UInt8)
+        time_of_row = source.log.own.time if source.log.own else None
+        times = None if time_of_row is None else log.numbers(time_of_row, pl.Int64)
+        splits = split_rows(source.log.split, labels, times, log.rows_of_files)
         _order_codes(scratch, splits, log)
-        if settings.vocabulary == "train":
+        if not base and settings.vocabulary == "train":
             counts = _count(scratch, len(splits["train"]), log)
             started = pool.submit(build_vocabulary, log_format, log.interners, counts)
         vocabulary = started.result()
@@ -247,24 +360,25 @@ def _make(
     return schema
 
 
-def _read_coded(raw: Path, log_format: RawFormat, spill: Spill) -> CodedLog:
-    interners = {name: Interner() for name in log_format.used_columns}
-    rows = 0
+def _read_coded(log: Log, spill: Spill) -> CodedLog:
+    interners = {name: Interner() for name in log.format.used_columns}
+    rows_of_files = []
     with _progress("reading") as bar:
-        for chunk in read_chunks(raw, log_format, interners):
-            spill.append(chunk)
-            rows += len(chunk[0])
-            bar.update(len(chunk[0]))
-    return CodedLog(log_format, rows, spill, interners)
+        for path in log.files:
+            rows = 0
+            for chunk in _read(path, log, interners):
+                spill.append(chunk)
+                rows += len(chunk[0])
+                bar.update(len(chunk[0]))
+            rows_of_files.append(rows)
+    return CodedLog(log.format, spill, tuple(rows_of_files), interners)
 
 
-def _labels(log: CodedLog) -> np.ndarray:
-    """The labels (rows,) uint8, 0 or 1."""
-    column = root(log.log_format.label)
-    texts = pl.DataFrame({column: log.interners[column].values()})
-    table = texts.select(log.log_format.label.cast(pl.UInt8)).to_series().to_numpy()
-    labels: np.ndarray = table.take(log.codes(column))
-    return labels
+def _read(path: Path, log: Log, interners: Mapping[str, Interner]) -> Iterator[list[np.ndarray]]:
+    """The codes of the used columns, chunk by chunk of a file."""
+    if log.own:
+        return read_own_chunks(path, log, interners)
+    return read_chunks(path, log.format, interners)
 
 
 def _order_codes(scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog) -> None:
@@ -307,6 +421,10 @@ def _codes_file(scratch: Path, number: int) -> Path:
     return scratch / f"ordered-{number}"
 
 
+def _read_truths(files: Sequence[Path], rows: Sequence[int]) -> np.ndarray:
+    return np.concatenate([_read_truth(*each) for each in zip(files, rows, strict=True)])
+
+
 def _read_truth(raw: Path, rows: int) -> np.ndarray:
     """The true probabilities (rows,) float64 beside a synthetic log."""
     path = truth_path(raw)
@@ -330,24 +448,30 @@ def _describe(
     labels: np.ndarray,
 ) -> Schema:
     return Schema(
-        dataset=source.dataset,
+        dataset=source.log.dataset,
         fields=vocabulary.fields,
         vocabulary=settings.vocabulary,
-        split={"rule": "random 8:1:1", "seed": SPLIT_SEED},
+        split=source.log.split.describe(),
         rows={split: len(splits[split]) for split in SPLITS},
-        positives={split: _count_positives(split, labels[splits[split]]) for split in SPLITS},
-        raw=(source.file,),
+        positives={
+            split: _count_positives(split, labels[splits[split]], refuse=source.base is None)
+            for split in SPLITS
+        },
+        raw=source.files,
         synthetic=source.synthetic,
+        log=source.log.description,
+        like=source.base.origin if source.base else None,
     )
 
 
-def _count_positives(split: str, labels: np.ndarray) -> int:
+def _count_positives(split: str, labels: np.ndarray, *, refuse: bool) -> int:
+    """How many rows were clicked; `refuse` a split of one class, which no AUC can be had of."""
     positives = int(np.count_nonzero(labels))
     for number, what in ((positives, "positive"), (len(labels) - positives, "negative")):
-        if number == 0:
+        if refuse and number == 0:
             raise DataError(
                 f"split '{split}' has no {what} row ({len(labels)} rows, {positives} positives); "
-                f"give a longer log"
+                f"give a longer log, or one that is split in another way"
             )
     return positives
 
@@ -408,7 +532,7 @@ def _peak_memory() -> float:
 
 
 def _report(schema: Schema, output: Path, seconds: float) -> None:
-    for split in SPLITS:
+    for split in filter(schema.rows.get, SPLITS):
         rows, positives = schema.rows[split], schema.positives[split]
         print(f"  {split:5} {rows:>12,} rows, {positives / rows:.2%} positive")
     rows = sum(schema.rows.values())
@@ -426,10 +550,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = _parse_arguments(argv)
     try:
-        raw = arguments.raw or plant(arguments.dataset, arguments.synthetic, arguments.seed)
-        output = arguments.output or Path("data/encoded") / arguments.dataset
-        settings = Settings(arguments.format, arguments.vocabulary, arguments.shard_rows)
-        prepare(arguments.dataset, raw, output, settings, force=arguments.force)
+        _run(arguments)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -439,15 +560,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(arguments: argparse.Namespace) -> None:
+    settings = Settings(arguments.format, arguments.vocabulary or "all", arguments.shard_rows)
+    name, raw = arguments.dataset, arguments.raw
+    if arguments.like:
+        name = name or f"{arguments.like.resolve().name}-{raw[0].name.partition('.')[0]}"
+        output = arguments.output or ENCODED / name
+        prepare_like(arguments.like, raw, output, settings, force=arguments.force)
+        return
+    if arguments.log:
+        log = read_own_log(arguments.log, name, raw)
+    else:
+        log = official_log(name, *(raw or [plant(name, arguments.synthetic, arguments.seed)]))
+    prepare_log(log, arguments.output or ENCODED / name, settings, force=arguments.force)
+
+
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data.prepare", description="Make the encoded data set of a raw click log."
     )
-    parser.add_argument("dataset", choices=list(RAW_FORMATS))
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--raw", type=Path, metavar="PATH", help="the log, plain or gzipped")
+    parser.add_argument(
+        "dataset", nargs="?", help=f"{', '.join(RAW_FORMATS)}, or a name for your own log"
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--raw", type=Path, nargs="+", metavar="PATH", default=[], help="the log, plain or gzipped"
+    )
     source.add_argument(
         "--synthetic", type=_positive, metavar="ROWS", help="plant a log of that many rows instead"
+    )
+    recipe = parser.add_mutually_exclusive_group()
+    recipe.add_argument(
+        "--log", type=Path, metavar="YAML", help="describes your own log; --raw replaces its files"
+    )
+    recipe.add_argument(
+        "--like", type=Path, metavar="DIR", help="encode --raw with the ids of this data set"
     )
     parser.add_argument("--seed", type=int, default=2021, help="of the synthetic log (2021)")
     parser.add_argument(
@@ -460,7 +607,6 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--vocabulary",
         choices=VOCABULARIES,
-        default="all",
         help="count values over all rows (official) or the training rows alone (all)",
     )
     parser.add_argument(
@@ -470,7 +616,34 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--shard-rows", type=_positive, default=SHARD_ROWS, help=f"rows of a shard ({SHARD_ROWS})"
     )
     parser.add_argument("--force", action="store_true", help="make it again even if complete")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if wrong := _misfit(arguments):
+        parser.error(wrong)
+    return arguments
+
+
+def _misfit(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments taken together, None if nothing is."""
+    name, own = arguments.dataset, arguments.log or arguments.like
+    if own and arguments.synthetic:
+        return "--synthetic plants an official log: not allowed with --log or --like"
+    if arguments.like:
+        if not arguments.raw:
+            return "--like needs the rows to encode: --raw PATH"
+        if arguments.vocabulary:
+            return "--like uses the vocabulary there is: --vocabulary not allowed"
+    elif name is None:
+        return f"the name of the data set is missing: {', '.join(RAW_FORMATS)} or your own log's"
+    elif not own and name not in RAW_FORMATS:
+        return (
+            f"unknown data set '{name}': choose from {', '.join(RAW_FORMATS)}, or describe your "
+            f"own log with --log YAML"
+        )
+    elif not own and not (arguments.raw or arguments.synthetic):
+        return "one of the arguments --raw --synthetic is required"
+    if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
+        return f"'{name}' cannot name a folder: use letters, digits, '_', '-' and '.'"
+    return None
 
 
 def _positive(text: str) -> int:

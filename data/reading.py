@@ -7,9 +7,6 @@ when it is new; only for a block with a fault are lines looked at one by one.
 from __future__ import annotations
 
 import codecs
-import gzip
-import io
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -18,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data.gzipped import GZIP_ERRORS, damaged_gzip, open_log
 from data.raw import RawFormat
 from data.schema import DataError
 from data.threads import num_threads
@@ -27,7 +25,6 @@ from data.tokens import Interner, Lines, Texts, split_lines
 BLOCK_BYTES = 1 << 22
 # No log has longer lines, so a block stays bounded too.
 LINE_BYTES = 1 << 26
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_chunks(
@@ -124,7 +121,7 @@ def _blocks(path: Path, log: RawFormat, block_bytes: int) -> Iterator[bytes]:
     rest, header = b"", log.header
     position = 0
     try:
-        with _open(path) as file:
+        with open_log(path) as file:
             while read := file.read(block_bytes):
                 if position == 0:
                     read = read.removeprefix(codecs.BOM_UTF8)
@@ -143,23 +140,14 @@ def _blocks(path: Path, log: RawFormat, block_bytes: int) -> Iterator[bytes]:
                     block, header = _without_header(block, path, log), False
                 if block:
                     yield block
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: damaged gzip file, unreadable soon after its byte {position} ({error}); "
-            f"fetch it again"
-        ) from error
+    except GZIP_ERRORS as error:
+        raise damaged_gzip(path, error) from error
     if rest:
         block = rest + b"\n"
         if header:
             block = _without_header(block, path, log)
         if block:
             yield block
-
-
-def _open(path: Path) -> io.BufferedIOBase:
-    with path.open("rb") as file:
-        zipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-    return gzip.open(path) if zipped else path.open("rb")
 
 
 def _without_header(block: bytes, path: Path, log: RawFormat) -> bytes:

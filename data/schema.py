@@ -64,6 +64,9 @@ class Schema:
 
     vocabulary: "all" counts values over every row, "train" over the training rows alone.
     split: rule and seed. rows, positives: per split. synthetic: the log was planted by us.
+    log: how rows of a user's own log are read, None for the official formats. like: the data set
+    (its name and fingerprint) whose recipe and ids these rows were given, None for ids of their
+    own.
     """
 
     dataset: str
@@ -74,6 +77,8 @@ class Schema:
     positives: Mapping[str, int]
     raw: tuple[RawFile, ...]
     synthetic: bool = False
+    log: Mapping[str, Any] | None = None
+    like: Mapping[str, str] | None = None
     version: int = FORMAT_VERSION
 
     @property
@@ -215,4 +220,6 @@ def _to_yaml(schema: Schema) -> str:
             for field in schema.fields
         ],
     }
+    optional = {"log": schema.log, "like": schema.like}
+    content |= {key: dict(value) for key, value in optional.items() if value is not None}
     return yaml.safe_dump(content, sort_keys=False)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.raw import RawFormat, root
-from data.schema import PREPARE_AGAIN, DataError, Field
+from data.schema import PREPARE_AGAIN, DataError, Field, Schema
 from data.threads import map_ahead
 from data.tokens import Interner
 
@@ -124,10 +124,54 @@ def read_vocabulary(folder: Path, fields: Sequence[Field]) -> dict[str, pl.Serie
 
     Raise `DataError` if the file is missing, unreadable or not of these fields.
     """
+    groups = _read_groups(folder, fields)
+    return {name: group["value"].head(-1) for name, group in groups.items()}
+
+
+def reuse_vocabulary(
+    log: RawFormat, interners: Mapping[str, Interner], folder: Path, fields: Sequence[Field]
+) -> Vocabulary:
+    """The ids that the data set in `folder`, which has these fields, gives to texts read anew.
+
+    A value without an id there gets the unknown one of its field.
+    """
+    groups = _read_groups(folder, fields)
+    tables = []
+    for field in fields:
+        expression = log.fields[field.name]
+        texts = pl.DataFrame({root(expression): interners[root(expression)].values()})
+        values = texts.select(expression.cast(pl.String).alias("value"))
+        ids = values.join(groups[field.name], on="value", how="left", maintain_order="left")["id"]
+        tables.append(ids.fill_null(field.unknown).to_numpy())
+    return Vocabulary(
+        tuple(fields),
+        tuple(tables),
+        tuple(group["value"].head(-1) for group in groups.values()),
+        tuple(group["count"].to_numpy() for group in groups.values()),
+    )
+
+
+def decode_ids(ids: np.ndarray, schema: Schema, folder: Path) -> pl.DataFrame:
+    """The values that global ids (rows, F) of the data set in `folder` stand for, a column a field.
+
+    An unknown id is null. Raise `DataError` for an id outside its field.
+    """
+    schema.check_ids(ids, str(folder))
+    values = read_vocabulary(folder, schema.fields)
+    return pl.DataFrame(
+        {
+            field.name: values[field.name].extend_constant(None, 1).gather(column - field.offset)
+            for field, column in zip(schema.fields, ids.T, strict=True)
+        }
+    )
+
+
+def _read_groups(folder: Path, fields: Sequence[Field]) -> dict[str, pl.DataFrame]:
+    """Field -> id, value and count of each of its ids."""
     path = Path(folder) / VOCABULARY_FILE
     try:
         frame = pl.read_parquet(path)
-        found = frame.select("field", "id", "value")
+        found = frame.select("field", "id", "value", "count")
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path}: unreadable vocabulary ({error}); {PREPARE_AGAIN}") from error
     expected = [(field.name, field.size) for field in fields]
@@ -136,4 +180,4 @@ def read_vocabulary(folder: Path, fields: Sequence[Field]) -> dict[str, pl.Serie
         raise DataError(
             f"{path}: its fields or sizes are not those of schema.yaml; {PREPARE_AGAIN}"
         )
-    return {group["field"][0]: group["value"].head(-1) for group in groups}
+    return {group["field"][0]: group for group in groups}

@@ -328,7 +328,7 @@ def test_a_failure_leaves_the_older_data_set_as_it_was(
             raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(tfrecord, "write_shard", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DataError, match=r"set: no space left on its disk .*--output"):
         prepare("avazu", log, tmp_path / "set", Settings(formats=("parquet", "tfrecord")))
     assert content(tmp_path) == before
     monkeypatch.undo()
