@@ -12,9 +12,8 @@ import pandas as pd
 from modules.runs import Member
 from modules.scoring.groups import ALL, MIXED, SELECTED, Group, choose_subsets, places_by_model
 from modules.scoring.members import MIX, Members
-from modules.scoring.merging import merge_rows
+from modules.scoring.merging import merge_subset
 from modules.scoring.metrics import Floats
-from modules.scoring.pools import POOLS, information_weights
 from modules.scoring.significance import (
     Profile,
     auc_difference,
@@ -169,7 +168,7 @@ def _compare(
             name,
             k,
             len(subsets),
-            profile((_merge(members, scores, subset, pool) for subset in subsets), labels),
+            profile((merge_subset(members, scores, subset, pool) for subset in subsets), labels),
             costs[name, k],
         )
         yield row(merged, base)
@@ -190,19 +189,9 @@ def _arms(
         rows = (rival_scores["model"] == family.name) & (rival_scores["arm"] == arm)
         places = [(i,) for i in np.flatnonzero(rows)]
         predictions = (run.logits("test") for run in runs)
-        yield Contender(arm, 1, len(runs), profile(predictions, labels), _cost(rival_scores, places))
-
-
-def _merge(
-    members: Members, scores: pd.DataFrame, subset: Sequence[int], pool: str
-) -> Floats:
-    """The merged test logits (rows,) of a subset."""
-    weights = np.full((1, len(subset)), 1 / len(subset))
-    if pool == "weighted":
-        val_logloss = scores["val_logloss"].to_numpy()[list(subset)]
-        weights = information_weights(weights, val_logloss, members.labels["val"])
-    logits = [members.runs[i].logits("test") for i in subset]
-    return merge_rows(POOLS[pool].mean, weights[0], logits)
+        yield Contender(
+            arm, 1, len(runs), profile(predictions, labels), _cost(rival_scores, places)
+        )
 
 
 def _cost(scores: pd.DataFrame, subsets: Sequence[tuple[int, ...]]) -> dict[str, float]:

@@ -82,6 +82,18 @@ def merge_rows(mean: Mean, weights: Floats, logits: Sequence[np.ndarray]) -> Flo
     return merged
 
 
+def merge_subset(
+    members: Members, scores: pd.DataFrame, subset: Sequence[int], pool: str
+) -> Floats:
+    """The test logits (rows,) of some members merged in a pool that chooses none of them."""
+    weights = equal_weights([range(len(subset))], len(subset))
+    if pool == "weighted":
+        val_logloss = scores["val_logloss"].to_numpy()[list(subset)]
+        weights = information_weights(weights, val_logloss, members.labels["val"])
+    logits = [members.runs[i].logits("test") for i in subset]
+    return merge_rows(POOLS[pool].mean, weights[0], logits)
+
+
 def ambiguity(weights: Floats, members: Floats, merged: Floats) -> Floats:
     """How far the members of each merge are apart, (S,), in nats; it needs no label.
 
@@ -155,8 +167,7 @@ def _by_size(
     ends = np.cumsum([len(of_k) for of_k in weights.values()])
     parts = zip(*(np.split(v, ends[:-1]) for v in vars(scored).values()), strict=True)
     return {
-        k: (of_k, Scored(*part))
-        for (k, of_k), part in zip(weights.items(), parts, strict=True)
+        k: (of_k, Scored(*part)) for (k, of_k), part in zip(weights.items(), parts, strict=True)
     }
 
 

@@ -77,9 +77,7 @@ def profile(predictions: Iterable[np.ndarray], labels: np.ndarray) -> Profile:
                 aucs.append(won.mean())
                 loglosses.append(lost_nats.mean())
     count = len(aucs)
-    return Profile(
-        wins / count, losses / count, nats / count, np.array(aucs), np.array(loglosses)
-    )
+    return Profile(wins / count, losses / count, nats / count, np.array(aucs), np.array(loglosses))
 
 
 def auc_difference(one: Profile, other: Profile) -> Difference:
