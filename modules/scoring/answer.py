@@ -42,7 +42,7 @@ def answer(tables: Tables) -> str:
         paragraphs.append(_merge_alone(merges.iloc[-1], model))
     if not budgets:
         paragraphs.append(
-            f"No bigger model was trained to compare with; `python trainer_group.py --dataset "
+            f"No bigger {model} was trained to compare with; `python trainer_group.py --dataset "
             f"{tables.about.dataset} --arms width:2,width:4` trains some."
         )
     paragraphs += _tally(tables.budget)
@@ -115,15 +115,15 @@ def _several_models(tables: Tables, scores: pd.DataFrame) -> list[str]:
         return []
     models = scores["model"].nunique()
     merge = rows[rows["contender"] == ALL].iloc[0]
-    said = [f"all {merge['k']} members of {models} models ({merge['factor']:.1f}x) {_gain(merge)}"]
+    gain = _gain(merge, "gain", "lose")
+    said = [f"all {merge['k']} members of {models} models ({merge['factor']:.1f}x) {gain}"]
     chosen = rows[rows["contender"] == SELECTED]
     workers = scores["model"].value_counts().max()
     chosen = chosen[chosen["k"] <= workers]
     if len(chosen):
         pick = chosen.iloc[-1]
-        said.append(
-            f"the {pick['k']} members chosen on validation ({pick['factor']:.1f}x) {_gain(pick)}"
-        )
+        gain = _gain(pick, "gain", "lose")
+        said.append(f"{pick['k']} members chosen on validation ({pick['factor']:.1f}x) {gain}")
     base = rows.iloc[0]["base_model"]
     return [f"Merging several models, against the base of {base}: {'; '.join(said)}."]
 
@@ -142,9 +142,9 @@ def _noise_note(noise: float) -> str:
 _AHEAD = {"gain": "is ahead of", "loss": "is behind", "noise": "is within noise of"}
 
 
-def _gain(row: pd.Series) -> str:
+def _gain(row: pd.Series, gains: str = "gains", loses: str = "loses") -> str:
     """ "gains +0.00210 AUC [+0.00170, +0.00250]", with the verdict where it is noise."""
-    verb = "gains" if row["auc_gain"] >= 0 else "loses"
+    verb = gains if row["auc_gain"] >= 0 else loses
     noise = " (within noise)" if row["auc_verdict"] == "noise" else ""
     gain = f"{row['auc_gain']:+z.5f}" if row["auc_gain"] >= 0 else f"{-row['auc_gain']:.5f}"
     return f"{verb} {gain} AUC {interval(row['auc_low'], row['auc_high'])}{noise}"

@@ -187,7 +187,7 @@ def _arms(
             by_arm.setdefault(run.arm, []).append(run)
     for arm, runs in by_arm.items():
         rows = (rival_scores["model"] == family.name) & (rival_scores["arm"] == arm)
-        places = [(i,) for i in np.flatnonzero(rows)]
+        places = [(int(i),) for i in np.flatnonzero(rows)]
         predictions = (run.logits("test") for run in runs)
         yield Contender(
             arm, 1, len(runs), profile(predictions, labels), _cost(rival_scores, places)

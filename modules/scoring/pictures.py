@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,8 +38,9 @@ ARMS = {  # colour and shape of each kind of arm; a kind without an entry is a g
     "soup-late": (SKY, "P"),
     ALL: ("black", "p"),
 }
-LINES = {MERGED: ("black", "*", "-"), MIXED: (GREEN, "o", "--"), SELECTED: (RED, "s", "-.")}
+MERGES = {MERGED: ("black", "*", "-"), MIXED: (GREEN, "o", "none"), SELECTED: (RED, "s", "none")}
 PANELS_A_ROW = 4
+MAX_SIZES = 16  # of K that are marked in a panel
 
 
 def draw_pictures(tables: Tables) -> dict[str, Figure]:
@@ -68,22 +70,25 @@ def draw_cost(about: About, budget: pd.DataFrame, metric: str) -> Figure:
         rows = against_base[against_base["group"] == group]
         base = rows[rows["contender"] == BASE].iloc[0]
         _draw_base(panel, base[f"test_{metric}"], base[f"{metric}_noise"])
-        for contender in (MERGED, MIXED, SELECTED):
+        for contender in MERGES:
             _draw_merges(panel, rows[rows["contender"] == contender], contender, metric)
-        known = [BASE, MERGED, MIXED, SELECTED]
-        _draw_arms(panel, rows[~rows["contender"].isin(known)], metric)
+        _draw_arms(panel, rows[~rows["contender"].isin([BASE, *MERGES])], metric)
         _scale_by_factor(panel, rows["factor"])
+        outside = _scale_by_score(panel, rows, metric)
         if about.best is not None:
-            _draw_best(panel, getattr(about.best, metric))
+            best = getattr(about.best, metric)
+            if not _draw_best(panel, best):
+                outside.append(("best possible", best))
+        _note_outside(panel, outside)
         title = f"several models, against {base['base_model']}" if group == ALL else group
         panel.set_title(f"{title}\n1x = {_count(base['macs_per_row'])} multiply-adds", fontsize=9)
-    _label(figure, panels, "multiply-adds a row, in those of the base", f"test {name}")
+    _label(panels, "multiply-adds a row, base = 1x", f"test {name}")
     _finish(
         figure,
         panels,
         f"Where an inference budget goes on the {about.log}: test {name}",
         f"Merges: {POOLS[about.pool].title}. Bars: 95 % interval of the difference to the base on "
-        f"these rows. Band: sd of base members over seeds.",
+        f"these rows.",
     )
     return figure
 
@@ -94,7 +99,7 @@ def draw_gain(about: About, merged: pd.DataFrame) -> Figure:
     merged = merged[merged["pool"] == pool]
     figure, panels = _panels(list(merged["group"].unique()), height=2.4, sharey=True)
     for group, panel in panels.items():
-        rows = merged[merged["group"] == group]
+        rows = _thin(merged[merged["group"] == group])
         styles = {"auc": ("AUC", BLUE, "o", "-"), "logloss": ("log loss, nats", RED, "s", "--")}
         for shift, (metric, (label, colour, marker, dash)) in zip(
             (-0.06, 0.06), styles.items(), strict=True
@@ -112,7 +117,7 @@ def draw_gain(about: About, merged: pd.DataFrame) -> Figure:
         panel.axhline(0, color="0.5", linewidth=0.8)
         panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         panel.set_title(group, fontsize=9)
-    _label(figure, panels, "K, members merged", "gain (10⁻³)")
+    _label(panels, "K, members merged", "gain (10⁻³)")
     _finish(
         figure,
         panels,
@@ -129,9 +134,9 @@ def draw_curve(about: About, merged: pd.DataFrame, curve: pd.DataFrame) -> Figur
     for (_, fit), panel in zip(curve.iterrows(), panels.values(), strict=True):
         rows = merged[(merged["group"] == fit["group"]) & (merged["pool"] == fit["pool"])]
         panel.errorbar(
-            rows["k"],
-            rows["test_logloss"],
-            yerr=rows["test_logloss_sd"],
+            _thin(rows)["k"],
+            _thin(rows)["test_logloss"],
+            yerr=_thin(rows)["test_logloss_sd"],
             label="mean over subsets, sd",
             color="black",
             marker="o",
@@ -139,7 +144,8 @@ def draw_curve(about: About, merged: pd.DataFrame, curve: pd.DataFrame) -> Figur
             **_LINE,
         )
         k = np.linspace(1, rows["k"].max(), 100)
-        fitted = Curve(fit["limit"], fit["scale"], fit["residual"]).at(k)
+        curve_of_k = Curve(fit["limit"], fit["scale"], fit["residual"])
+        fitted = [curve_of_k.at(value) for value in k]
         panel.plot(k, fitted, color=BLUE, linewidth=1.4, label="fit L∞ + a/K")
         panel.axhline(fit["limit"], color=BLUE, linestyle=":", linewidth=1.2, label="fitted L∞")
         if fit["enough"] <= rows["k"].max():
@@ -148,7 +154,7 @@ def draw_curve(about: About, merged: pd.DataFrame, curve: pd.DataFrame) -> Figur
         panel.yaxis.set_major_locator(MaxNLocator(nbins=5))
         panel.ticklabel_format(axis="y", useOffset=False)
         panel.set_title(f"{fit['group']}: a = {fit['scale']:.5f}", fontsize=9)
-    _label(figure, panels, "K, members merged", "test log loss")
+    _label(panels, "K, members merged", "test log loss")
     _finish(
         figure,
         panels,
@@ -252,7 +258,7 @@ def draw_calibration(about: About, calibration: pd.DataFrame) -> Figure:
         panel.set_yscale("log")
         _plain_ticks(panel, ends)
         panel.set_title(group, fontsize=9)
-    _label(figure, panels, "mean predicted probability", "share clicked")
+    _label(panels, "mean predicted probability", "share clicked")
     _finish(
         figure,
         panels,
@@ -268,7 +274,7 @@ def shown_pool(about: About, merged: pd.DataFrame) -> str:
     return about.pool if about.pool in pools else str(pools[0])
 
 
-_LINE = {"linewidth": 1.3, "markersize": 4.5, "elinewidth": 0.9, "capsize": 2}
+_LINE: dict[str, Any] = {"linewidth": 1.3, "markersize": 4.5, "elinewidth": 0.9, "capsize": 2}
 
 
 def _panels(
@@ -293,38 +299,51 @@ def _panels(
 def _finish(figure: Figure, panels: dict[str, Axes], title: str, note: str) -> None:
     """Title, note, and one legend for every label of any panel."""
     figure.suptitle(title, fontsize=11)
-    figure.text(0.5, -0.005, note, ha="center", va="top", fontsize=8, wrap=False)
     entries = {
         label: handle
         for panel in panels.values()
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    if entries:
-        figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside lower center",
-            ncols=min(len(entries), 5),
-            frameon=False,
-            fontsize=8,
-        )
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        title=note,
+        title_fontsize=8,
+        loc="outside lower center",
+        ncols=max(1, min(len(entries), 5)),
+        frameon=False,
+        fontsize=8,
+    )
 
 
-def _label(figure: Figure, panels: dict[str, Axes], x: str, y: str) -> None:
-    figure.supxlabel(x, fontsize=9)
-    figure.supylabel(y, fontsize=9)
+def _label(panels: dict[str, Axes], x: str, y: str) -> None:
+    """Axis labels where a panel has none below it, or none to its left."""
+    cells = list(panels.values())
+    for i, cell in enumerate(cells):
+        if i + PANELS_A_ROW >= len(cells):
+            cell.set_xlabel(x, fontsize=9)
+        if i % PANELS_A_ROW == 0:
+            cell.set_ylabel(y, fontsize=9)
+
+
+def _thin(rows: pd.DataFrame) -> pd.DataFrame:
+    """Few enough sizes to be told apart, the last one among them."""
+    step = math.ceil(len(rows) / MAX_SIZES)
+    return rows.iloc[::-1].iloc[::step].iloc[::-1]
 
 
 def _draw_base(panel: Axes, value: float, noise: float) -> None:
     panel.axhline(value, color="0.35", linestyle="--", linewidth=1, label="base, mean member")
     if not math.isnan(noise):
-        panel.axhspan(value - noise, value + noise, color="0.9", zorder=0)
+        panel.axhspan(
+            value - noise, value + noise, color="0.9", zorder=0, label="its sd over seeds"
+        )
 
 
 def _draw_merges(panel: Axes, rows: pd.DataFrame, contender: str, metric: str) -> None:
     if rows.empty:
         return
-    colour, marker, dash = LINES[contender]
+    colour, marker, dash = MERGES[contender]
     labels = {
         MERGED: "K members merged",
         MIXED: "one seed each of K models",
@@ -344,8 +363,8 @@ def _draw_merges(panel: Axes, rows: pd.DataFrame, contender: str, metric: str) -
 
 def _draw_arms(panel: Axes, rows: pd.DataFrame, metric: str) -> None:
     """Arms of one kind share a colour and a shape; kinds stand a little apart."""
-    kinds = rows["contender"].str.partition(":")[0]
-    shifts = cycle(2.0**shift for shift in (-0.09, 0.09, -0.18, 0.18, -0.27, 0.27))
+    kinds = rows["contender"].str.split(":").str[0]
+    shifts = cycle(2.0**shift for shift in (-0.06, 0.06, -0.12, 0.12, -0.18, 0.18))
     for kind in kinds.unique():
         colour, marker = ARMS.get(kind, ("0.4", "h"))
         of_kind = rows[kinds == kind]
@@ -379,22 +398,54 @@ def _scale_by_factor(panel: Axes, factors: pd.Series) -> None:
     panel.ticklabel_format(axis="y", useOffset=False)
 
 
-def _draw_best(panel: Axes, best: float) -> None:
-    """A line where it does not squeeze the rest, else its value at the edge it lies beyond."""
+def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> list[tuple[str, float]]:
+    """Fit the panel to base and merges; the arms that this leaves outside, and their scores.
+
+    An arm that fails, as averaged weights of independent seeds do, would squeeze all others.
+    """
+    bars = (rows[f"{metric}_high"] - rows[f"{metric}_low"]) / 2
+    noise = rows[f"{metric}_noise"].fillna(0.0)
+    half = bars.where(rows["contender"] != BASE, noise)
+    score = rows[f"test_{metric}"]
+    central = rows["contender"].isin([BASE, *MERGES])
+    low, high = (score - half)[central].min(), (score + half)[central].max()
+    reach = max(high - low, 1e-6)
+    inside = score.between(low - reach, high + reach)
+    low, high = (score - half)[inside].min(), (score + half)[inside].max()
+    margin = 0.06 * max(high - low, 1e-6)
+    panel.set_ylim(low - margin, high + margin)
+    return list(zip(rows["contender"][~inside], score[~inside], strict=True))
+
+
+def _draw_best(panel: Axes, best: float) -> bool:
+    """Draw the line if it does not squeeze the rest."""
     low, high = panel.get_ylim()
-    if low - (high - low) <= best <= high + (high - low):
-        panel.axhline(best, color=PINK, linewidth=1.5, label="best possible")
-        return
-    above = best > high
-    panel.annotate(
-        f"best possible {best:.4f} {'↑' if above else '↓'}",
-        xy=(0.97, 0.97 if above else 0.03),
-        xycoords="axes fraction",
-        ha="right",
-        va="top" if above else "bottom",
-        fontsize=7.5,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
-    )
+    if not low - (high - low) <= best <= high + (high - low):
+        return False
+    panel.axhline(best, color=PINK, linewidth=1.5, label="best possible")
+    margin = 0.06 * (high - low)
+    panel.set_ylim(min(low, best - margin), max(high, best + margin))
+    return True
+
+
+def _note_outside(panel: Axes, outside: Sequence[tuple[str, float]]) -> None:
+    """Name what lies beyond the panel at the edge that it lies beyond."""
+    middle = sum(panel.get_ylim()) / 2
+    for above in (True, False):
+        names = [
+            f"{name} {score:.4f} {'↑' if above else '↓'}"
+            for name, score in outside
+            if (score > middle) == above
+        ]
+        if names:
+            panel.annotate(
+                "\n".join(names),
+                xy=(0.03, 0.97 if above else 0.03),
+                xycoords="axes fraction",
+                va="top" if above else "bottom",
+                fontsize=7.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+            )
 
 
 def _draw_map(
