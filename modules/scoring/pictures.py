@@ -327,9 +327,9 @@ def _label(panels: dict[str, Axes], x: str, y: str) -> None:
 
 
 def _thin(rows: pd.DataFrame) -> pd.DataFrame:
-    """Few enough sizes to be told apart, the last one among them."""
-    step = math.ceil(len(rows) / MAX_SIZES)
-    return rows.iloc[::-1].iloc[::step].iloc[::-1]
+    """Few enough sizes to be told apart, the first and the last among them."""
+    places = np.linspace(0, len(rows) - 1, min(len(rows), MAX_SIZES)).round().astype(int)
+    return rows.iloc[places]
 
 
 def _draw_base(panel: Axes, value: float, noise: float) -> None:
