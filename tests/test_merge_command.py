@@ -62,24 +62,46 @@ def merge(home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
+def plant(folder: Path) -> Path:
     """Three members of fm, two of deepfm, on the same rows."""
     log = FakeLog()
     for seed in (1, 2, 3):
-        log.write_run(tmp_path / "runs", "fm", seed, noise=0.8, macs=100)
+        log.write_run(folder / "runs", "fm", seed, noise=0.8, macs=100)
     for seed in (1, 2):
-        log.write_run(tmp_path / "runs", "deepfm", seed, noise=0.4, macs=1000)
-    return tmp_path
+        log.write_run(folder / "runs", "deepfm", seed, noise=0.4, macs=1000)
+    return folder
 
 
-def test_merges_and_reports(home: Path) -> None:
-    done = merge(home)
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return plant(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A planted home that was merged without a flag, and what that printed."""
+    folder = plant(tmp_path_factory.mktemp("plain"))
+    done = merge(folder)
     assert (done.returncode, done.stderr) == (0, "")
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A planted home with a rival, merged with every pool, table and picture."""
+    folder = plant(tmp_path_factory.mktemp("full"))
+    add_wider_fm(folder)
+    done = merge(folder, "--pool", "rank,greedy,weighted,prob,logit", "--calibration", "--latex")
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+def test_merges_and_reports(plain: tuple[Path, str]) -> None:
+    home, printed = plain
     results = home / "results" / "avazu"
     assert {file.name for file in results.iterdir()} == {*TABLES, *PICTURES, "report.md"}
     assert [file.name for file in results.parent.iterdir()] == ["avazu"]
-    assert "results/avazu/report.md" in done.stdout and "results/avazu/gain.png" in done.stdout
+    assert "results/avazu/report.md" in printed and "results/avazu/gain.png" in printed
 
     members = pd.read_csv(results / "members.csv")
     assert list(members)[: len(MEMBER_COLUMNS)] == MEMBER_COLUMNS
@@ -104,7 +126,7 @@ def test_merges_and_reports(home: Path) -> None:
     answer = report.splitlines()[2]
     assert report.startswith("# Merging on the synthetic Avazu log, 4,100 rows\n")
     assert answer.startswith("The base, deepfm (the best on validation), has test AUC 0.")
-    assert "merging 2 x deepfm gains" in report and answer in done.stdout
+    assert "merging 2 x deepfm gains" in report and answer in printed
     assert "all 5 members of 2 models" in report
     for picture in PICTURES:
         assert f"]({picture})" in report
@@ -112,11 +134,11 @@ def test_merges_and_reports(home: Path) -> None:
     assert "test 500" in report and "a test's machine, 2 cores" in report
     assert "fm 1, 2, 3" in report and "2,300" in report  # 2 x 1000 + 3 x 100 multiply-adds
     for value in whole["test_auc"]:
-        assert f"{value:.5f}" in report and f"{value:.5f}" in done.stdout
+        assert f"{value:.5f}" in report and f"{value:.5f}" in printed
 
 
-def test_reports_the_best_possible_scores(home: Path) -> None:
-    merge(home)
+def test_reports_the_best_possible_scores(plain: tuple[Path, str]) -> None:
+    home, _ = plain
     log = FakeLog()
     truth = sigmoid(log.true_logits["test"])
     best = auc(log.labels["test"], truth), logloss_of_probabilities(log.labels["test"], truth)
@@ -145,23 +167,17 @@ def test_flags_choose_models_pool_and_places(home: Path) -> None:
     assert "2 of 3" in (home / "elsewhere/avazu/report.md").read_text()
 
 
-def test_only_the_asked_arm_is_merged_and_the_others_are_its_rivals(home: Path) -> None:
-    add_wider_fm(home)
-    assert merge(home).returncode == 0
-    members = pd.read_csv(home / "results/avazu/members.csv")
+def test_only_the_asked_arm_is_merged_and_the_others_are_its_rivals(full: Path) -> None:
+    members = pd.read_csv(full / "results/avazu/members.csv")
     assert list(members["arm"]) == [*["base"] * 5, "width:2"]
-    merged = pd.read_csv(home / "results/avazu/merged.csv")
+    merged = pd.read_csv(full / "results/avazu/merged.csv")
     assert merged[merged["group"] == "all"]["k"].max() == 5
-    budget = pd.read_csv(home / "results/avazu/budget.csv")
+    budget = pd.read_csv(full / "results/avazu/budget.csv")
     assert "width:2" in set(budget["contender"]) and "width:2" in set(budget["against"])
-    assert "merging 2 x fm" not in (home / "results/avazu/report.md").read_text()  # not the best
 
 
-def test_every_pool_table_and_picture_on_demand(home: Path) -> None:
-    flags = ("--pool", "rank,greedy,weighted,prob,logit", "--calibration", "--latex")
-    done = merge(home, *flags)
-    assert (done.returncode, done.stderr) == (0, "")
-    results = home / "results/avazu"
+def test_every_pool_table_and_picture_on_demand(full: Path) -> None:
+    results = full / "results/avazu"
     merged = pd.read_csv(results / "merged.csv")
     assert set(merged["pool"]) == {"rank", "greedy", "weighted", "prob", "logit"}
     calibration = pd.read_csv(results / "calibration.csv")
@@ -171,46 +187,36 @@ def test_every_pool_table_and_picture_on_demand(home: Path) -> None:
     assert "## Expected calibration error" in report and "](calibration.png)" in report
     assert "rank mean, AUC only" in report
     latex = (results / "tables.tex").read_text()
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 7
-    assert merge(home).returncode == 0  # without them
-    left = {file.name for file in results.iterdir()}
-    assert left == {*TABLES, *PICTURES, "report.md"}
+    tables = report.count("\n## ") - 2  # all sections but the last two are tables
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == tables
 
 
-def test_from_tables_redraws_the_same_without_runs(home: Path) -> None:
-    add_wider_fm(home)
-    assert merge(home, "--calibration", "--latex").returncode == 0
-    results = home / "results/avazu"
-    kept = {name: (results / name).read_bytes() for name in ("report.md", "tables.tex", *PICTURES)}
-    tables = {file.name: file.read_bytes() for file in results.glob("*.csv")}
-    shutil.rmtree(home / "runs")
-    for name in kept:
-        (results / name).unlink()
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "merge.py"), "--from", str(results), "--latex"],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert {name: (results / name).read_bytes() for name in kept} == kept
-    assert {file.name: file.read_bytes() for file in results.glob("*.csv")} == tables
-    elsewhere = ["--from", str(results), "--results", str(home / "other")]
+def test_from_tables_redraws_the_same_without_runs(full: Path, tmp_path: Path) -> None:
+    made = full / "results/avazu"
+    results = tmp_path / "tables"
+    results.mkdir()
+    for name in [*TABLES, "calibration.csv"]:
+        shutil.copy(made / name, results)
+    assert command.main(["--from", str(results), "--latex"]) == 0
+    assert {file.name: file.read_bytes() for file in results.iterdir()} == {
+        file.name: file.read_bytes() for file in made.iterdir()
+    }
+    elsewhere = ["--from", str(results), "--results", str(tmp_path / "other")]
     assert command.main(elsewhere) == 0
-    assert (home / "other/avazu/report.md").read_bytes() == kept["report.md"]
+    report = (made / "report.md").read_bytes()
+    assert (tmp_path / "other/avazu/report.md").read_bytes() == report
 
 
 @pytest.mark.parametrize("name", ["about.json", "merged.csv", "diversity.csv"])
-def test_from_says_which_table_is_missing_or_broken(
-    home: Path, name: str, capsys: pytest.CaptureFixture[str]
+def test_from_says_which_table_is_missing(
+    plain: tuple[Path, str], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert merge(home).returncode == 0
-    table = home / "results/avazu" / name
-    table.unlink()
-    assert command.main(["--from", str(table.parent)]) == 1
+    for table in set(TABLES) - {name}:
+        shutil.copy(plain[0] / "results/avazu" / table, tmp_path)
+    assert command.main(["--from", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert name in error and "merge.py --dataset" in error and len(error.splitlines()) == 1
+    assert {file.name for file in tmp_path.iterdir()} == set(TABLES) - {name}
 
 
 def test_neither_data_set_nor_tables_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -326,8 +332,10 @@ def test_results_are_replaced_and_other_files_kept(home: Path) -> None:
     results = home / "results" / "avazu"
     results.mkdir(parents=True)
     (results / "report.md").write_text("older")
+    (results / "calibration.csv").write_text("older, and not asked for again")
     (results / "notes.txt").write_text("mine")
     assert merge(home).returncode == 0
+    assert not (results / "calibration.csv").exists()
     assert (results / "notes.txt").read_text() == "mine"
     assert "older" not in (results / "report.md").read_text()
 

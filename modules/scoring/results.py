@@ -24,7 +24,7 @@ def write_results(folder: Path, tables: Tables, *, latex: bool = False) -> list[
         tables.save(staging)
         pictures = draw_pictures(tables)
         for file, figure in pictures.items():
-            figure.savefig(staging / file, dpi=150, bbox_inches="tight")
+            figure.savefig(staging / file, dpi=150)
         (staging / REPORT).write_text(render_report(tables, list(pictures)))
         if latex:
             (staging / LATEX).write_text(render_latex(tables))

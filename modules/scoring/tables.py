@@ -52,7 +52,7 @@ def read_tables(folder: Path) -> Tables:
             frames[name] = pd.DataFrame()
             continue
         try:
-            frames[name] = pd.read_csv(path, float_precision="round_trip")
+            frames[name] = pd.read_csv(path)
         except pd.errors.EmptyDataError:  # a single member has no pair
             frames[name] = pd.DataFrame()
         except (OSError, ValueError) as error:
