@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def _curves(labels: np.ndarray, members: Sequence[np.ndarray], max_subsets: int)
     weights = equal_weights(subsets, len(members))
     one = _timed(lambda: _scikit_learn(labels, np.mean(members, axis=0)))
     for pool in ("prob", "logit"):
-        seconds = _timed(lambda mean=POOLS[pool].mean: score_merged(mean, weights, members, labels))
+        seconds = _timed(partial(score_merged, POOLS[pool].mean, weights, members, labels))
         name = f"all K curves, {len(subsets)} merges by {POOLS[pool].title}"
         _print(name, seconds, one * len(subsets), "s")
 
