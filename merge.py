@@ -63,7 +63,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=["prob", "logit"],
         help=f"comma-separated, of {','.join(POOLS)}; default: prob,logit",
     )
-    parser.add_argument("--arm", default="base", help="the arm to merge; default: %(default)s")
+    parser.add_argument(
+        "--arm",
+        default="base",
+        help="the arm to merge; default: %(default)s, which is compared with all others",
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     parser.add_argument("--results", type=Path, help="default: results; with --from, its folder")
     parser.add_argument(

@@ -191,6 +191,30 @@ def test_every_pool_table_and_picture_on_demand(full: Path) -> None:
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == tables
 
 
+@pytest.mark.parametrize("pool", ["rank", "greedy", "weighted"])
+def test_any_pool_alone_makes_a_report(
+    home: Path, pool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(results_module, "draw_pictures", lambda _: {})
+    assert command.main(["--dataset", "avazu", "--pool", pool]) == 0
+    assert set(pd.read_csv("results/avazu/merged.csv")["pool"]) == {pool}
+    used = "weighted logit mean" if pool == "weighted" else "probability mean"
+    assert f"merges are made by {used}" in Path("results/avazu/report.md").read_text()
+    assert "merging 2 x deepfm" in capsys.readouterr().out
+
+
+def test_another_arm_is_merged_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_wider_fm(home)
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(results_module, "draw_pictures", lambda _: {})
+    assert command.main(["--dataset", "avazu", "--arm", "width:2", "--models", "fm"]) == 0
+    assert set(pd.read_csv("results/avazu/members.csv")["arm"]) == {"width:2"}
+    assert "nothing to merge: one member" in capsys.readouterr().out
+
+
 def test_from_tables_redraws_the_same_without_runs(full: Path, tmp_path: Path) -> None:
     made = full / "results/avazu"
     results = tmp_path / "tables"

@@ -24,11 +24,11 @@ from modules.scoring.merging import ambiguity, merge_members, score_merged
 from modules.scoring.metrics import auc, logloss, softplus
 from modules.scoring.pools import (
     POOLS,
+    double_ranks,
     equal_weights,
     information_weights,
     logit_mean,
     main_pool,
-    rank_scores,
 )
 from modules.scoring.selection import forward_selection, greedy_weights
 from tests.fake_runs import FakeLog
@@ -340,13 +340,25 @@ def test_weights_are_the_nats_gained_over_the_mean_rate() -> None:
 
 def test_ranks_share_ties_and_keep_the_order() -> None:
     scores = np.array([3.0, -1.0, 3.0, 7.0, 3.0], np.float32)
-    np.testing.assert_allclose(rank_scores(scores) * 5, [2, 0, 2, 4, 2], rtol=1e-6)
+    np.testing.assert_array_equal(double_ranks(scores), [4, 0, 4, 8, 4])
     log = FakeLog()
     logits, labels = log.predictions(0.5)["test"], log.labels["test"]
-    assert auc(labels, rank_scores(logits)) == auc(labels, logits)
+    assert auc(labels, double_ranks(logits)) == auc(labels, logits)
 
 
 def test_intervals_are_given_for_a_plain_mean() -> None:
     assert main_pool(["rank", "greedy", "weighted", "prob"]) == "weighted"
     assert main_pool(["logit", "prob"]) == "logit"
     assert main_pool(["rank"]) == "prob"
+
+
+def test_the_order_of_members_changes_nothing_in_any_pool(tmp_path: Path) -> None:
+    make_members(tmp_path, {"deepfm": 3, "fm": 3})
+    tables = [
+        merge_all(load_members(tmp_path, "avazu", models=models), list(POOLS), 20)
+        for models in (["deepfm", "fm"], ["fm", "deepfm"])
+    ]
+    key = ["group", "k", "pool"]
+    one, other = (table.sort_values(key).set_index(key) for table in tables)
+    for column in ("test_auc", "test_logloss", "ambiguity", "members_used", "macs_per_row"):
+        np.testing.assert_allclose(one[column], other[column], atol=1e-12, err_msg=column)

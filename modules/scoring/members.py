@@ -21,6 +21,7 @@ from modules.runs import (
 )
 from modules.scoring.metrics import MetricError, auc, logloss
 
+BASE_ARM = "base"
 MIX = "+"  # joins the names of models that were trained as one
 MAX_LOGIT = 700.0  # exp of more leaves float64: a probability that cannot be averaged
 REPORTED_TOLERANCE = 1e-6  # between a run's reported metrics and those of its saved logits
@@ -30,8 +31,9 @@ REPORTED_TOLERANCE = 1e-6  # between a run's reported metrics and those of its s
 class Members:
     """Runs that predict the same rows, by model and seed, and the labels of those rows.
 
-    runs: those that are merged, all of one arm. rivals: the other arms of the same models, and
-    the joint trainings of several of them, whose model is `a+b`; by model, arm and seed.
+    runs: those that are merged, all of one arm. rivals: where that is the base, the other arms of
+    the same models, and the joint trainings of several of them, whose model is `a+b`; by model,
+    arm and seed.
     labels: (rows,) uint8 for each scored split. truth: the probability (rows,) that each test
     label was drawn with, where the log was planted.
     """
@@ -58,7 +60,7 @@ def load_members(
     merged = {run.model for run in runs}
     rivals = [
         run
-        for run in find_members(root, dataset)
+        for run in (find_members(root, dataset) if arm == BASE_ARM else [])
         if set(run.model.split(MIX)) <= merged and (run.arm != arm or MIX in run.model)
     ]
     hashes = {split: _common_labels([*runs, *rivals], split) for split in SCORED_SPLITS}

@@ -23,10 +23,10 @@ from modules.scoring.metrics import Floats, auc_of_classes, row_chunks, softplus
 from modules.scoring.pools import (
     POOLS,
     Mean,
+    double_ranks,
     equal_weights,
     information_weights,
     logit_mean,
-    rank_scores,
 )
 from modules.scoring.selection import greedy_weights
 from modules.scoring.threads import num_threads
@@ -140,9 +140,9 @@ def _merge_group(
         weights = _weights_by_size(pool, group, members, table)
         if not weights:
             continue
-        inputs = [rank_scores(z) for z in logits] if pool == "rank" else logits
+        inputs = [double_ranks(z) for z in logits] if pool == "rank" else logits
         made[pool] = _by_size(weights, POOLS[pool].mean, inputs, labels)
-        if POOLS[pool].mean is logit_mean and POOLS[pool].has_logloss:
+        if POOLS[pool].mean is logit_mean:
             for k, (of_k, scored) in made[pool].items():
                 expected = of_k @ table["test_logloss"].to_numpy() - ambiguity(
                     of_k, alone, scored.softplus
@@ -152,9 +152,8 @@ def _merge_group(
         for pool in pools:
             if pool in made:
                 weights_of_k, scored = made[pool][k]
-                # A of the same members in the logit mean, where the pool is not one itself.
+                # A is that of the logit mean of the same members, where the pool is no such mean.
                 near = made[pool if POOLS[pool].mean is logit_mean else "logit"][k]
-                near = made["logit"][k] if pool == "rank" else near
                 apart = ambiguity(near[0], alone, near[1].softplus)
                 yield _row(group, k, pool, weights_of_k, scored, apart, table)
 

@@ -32,6 +32,15 @@ def probability_mean(weights: Floats, logits: Floats) -> Floats:
     return np.log(odds)
 
 
+def rank_sum(weights: Floats, ranks: Floats) -> Floats:
+    """The summed ranks of the members that have a weight, (S, M) and (M, B) -> (S, B).
+
+    Rows are ordered as by the mean rank; whole numbers keep ties, which are many, as they are.
+    """
+    summed: Floats = (weights > 0).astype(np.float64) @ ranks
+    return summed
+
+
 @dataclass(frozen=True)
 class Pool:
     """A way to merge: the mean that is taken, and what it is called in a report."""
@@ -47,7 +56,7 @@ POOLS = {
     "logit": Pool("logit mean", logit_mean),
     "weighted": Pool("weighted logit mean", logit_mean),
     "greedy": Pool("greedy selection", logit_mean),
-    "rank": Pool("rank mean, AUC only", logit_mean, has_logloss=False),
+    "rank": Pool("rank mean, AUC only", rank_sum, has_logloss=False),
 }
 
 
@@ -86,12 +95,15 @@ def information_weights(equal: Floats, val_logloss: Floats, val_labels: np.ndarr
     return np.where(known, weights / np.where(known, sums, 1.0), equal)
 
 
-def rank_scores(scores: np.ndarray) -> np.ndarray:
-    """The rank of each score among all, over their number, (rows,) float32; ties share the mean."""
+def double_ranks(scores: np.ndarray) -> np.ndarray:
+    """Twice the rank of each score among all, from 0, (rows,); ties share the mean rank.
+
+    Whole numbers, in float32 as long as that has room for them.
+    """
     order = np.argsort(scores)
     ordered = scores[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     ends = np.r_[starts[1:], len(scores)]
-    ranks = np.empty(len(scores), np.float32)
-    ranks[order] = np.repeat((starts + ends - 1) / (2 * len(scores)), ends - starts)
+    ranks = np.empty(len(scores), np.float32 if len(scores) <= 2**23 else np.float64)
+    ranks[order] = np.repeat(starts + ends - 1, ends - starts)
     return ranks
