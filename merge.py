@@ -13,7 +13,7 @@ from modules.scoring.comparison import make_tables
 from modules.scoring.members import load_members
 from modules.scoring.metrics import MetricError
 from modules.scoring.pools import POOLS, check_pools
-from modules.scoring.report import main_table
+from modules.scoring.report_tables import main_table
 from modules.scoring.results import write_results
 from modules.scoring.tables import Tables, read_tables
 

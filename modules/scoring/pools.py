@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from modules.runs import RunError
 from modules.scoring.metrics import Floats, sigmoids
@@ -70,6 +71,12 @@ def check_pools(pools: Sequence[str]) -> None:
 def main_pool(pools: Sequence[str]) -> str:
     """The pool that intervals and costs are given for: the first plain mean, else `prob`."""
     return next((pool for pool in pools if pool in ("prob", "logit", "weighted")), "prob")
+
+
+def shown_pool(main: str, merged: pd.DataFrame) -> str:
+    """The main pool where it was merged in, else the first one that was."""
+    pools = list(merged["pool"].unique())
+    return main if main in pools else str(pools[0])
 
 
 def equal_weights(subsets: Sequence[Sequence[int]], members: int) -> Floats:
