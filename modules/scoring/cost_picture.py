@@ -39,7 +39,6 @@ ARMS = {  # colour and shape of each kind of arm; a kind without an entry is a g
     ALL: ("black", "p"),
 }
 
-
 MERGES = {MERGED: ("black", "*", "-"), MIXED: (GREEN, "o", "none"), SELECTED: (RED, "s", "none")}
 
 

@@ -21,12 +21,8 @@ BLUE, RED, GREEN, PINK, ORANGE, SKY = (
     "#56B4E9",
 )
 
-
 PANELS_A_ROW = 4
-
-
 MAX_SIZES = 16  # of K that are marked in a panel
-
 
 LINE: dict[str, Any] = {"linewidth": 1.3, "markersize": 4.5, "elinewidth": 0.9, "capsize": 2}
 

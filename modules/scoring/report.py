@@ -36,7 +36,7 @@ PICTURE_TITLES = {
 
 
 def render_report(tables: Tables, pictures: Sequence[str]) -> str:
-    """The report in Markdown: what the pictures' file names are, in the order shown."""
+    """The report in Markdown, with the pictures of these file names at its end."""
     parts = [f"# Merging on the {tables.about.log}", answer(tables), *_best_line(tables.about.best)]
     for table, note in _sections(tables):
         parts += [f"## {table.title}", table.render("pipe"), *note]
@@ -83,10 +83,7 @@ _BUDGET_NOTE = (
     "rows; with a worker for each member it is that of the slowest."
 )
 
-
 _EQUAL_COST_NOTE = "Positive: the merge is better than the arm whose cost is nearest to its own."
-
-
 _MAIN_NOTE = (
     "The sd is over members; for `all` it includes the differences between models, and its mean "
     "member is that of all models, weak ones included. Pick the member that is best on validation: "
@@ -94,13 +91,11 @@ _MAIN_NOTE = (
     "logit mean gains over the mean member."
 )
 
-
 _GROUP_NOTE = (
     f"`{MIXED}` merges one seed of each of K models, the models chosen one after another on "
     f"validation; its subsets are the seeds. `{SELECTED}` is K members of any model chosen in the "
     f"same way, one set a size. Neither is chosen by its test score. `{ALL}` is any K members."
 )
-
 
 _POOL_NOTE = (
     "A of a weighted mean or a greedy bag is that of its own weights; the other pools show A of "
@@ -111,12 +106,10 @@ _POOL_NOTE = (
     "most, K picks; the rank mean has an AUC only."
 )
 
-
 _COST_NOTE = (
     "A merge costs the sum of its members. Seconds are those of training, as the runs reported "
     "them."
 )
-
 
 _CURVE_NOTE = (
     "Log loss of K members fitted with L∞ + a/K, the form for independent members. Residual: root "
@@ -125,13 +118,11 @@ _CURVE_NOTE = (
     "half-width of the interval of all members merged."
 )
 
-
 _PAIR_NOTE = (
     "Logit mean of two members; means over pairs of members, at most ten drawn at random a row. "
     "Error: label less probability. Disagreement: share of rows of which one member says that they "
     "are clicked more often than the mean row, and the other not. Better: by validation."
 )
-
 
 _CALIBRATION_NOTE = (
     "Expected calibration error over bins of equally many rows: mean of |predicted - clicked|."
