@@ -14,6 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from modules.scoring.answer import answer
 from modules.scoring.budget import budget_table, verdict
 from modules.scoring.comparison import make_tables
+from modules.scoring.cost_picture import draw_cost
 from modules.scoring.diversity import diversity_table
 from modules.scoring.groups import make_groups
 from modules.scoring.members import load_members, score_members, score_runs
@@ -63,7 +64,7 @@ def line(tables: Tables, group: str, contender: str, k: int, against: str = "bas
 
 
 def test_every_arm_and_merge_is_compared_with_the_base(root: Path, tables: Tables) -> None:
-    _, labels = None, load_members(root, "avazu").labels["test"]
+    labels = load_members(root, "avazu").labels["test"]
     base = logits_of(root, "deepfm")
     contenders = {
         ("width:2", 1): logits_of(root, "deepfm", "width:2"),
@@ -179,6 +180,34 @@ def test_the_answer_follows_the_tables(tables: Tables) -> None:
     )
     turned = Tables(**{**vars(tables), "budget": budget})
     assert "merging is behind depth:3 (-0.01000 [-0.02000, -0.00500])" in answer(turned)
+
+
+def test_a_gain_within_noise_is_called_that(tables: Tables) -> None:
+    budget = tables.budget.copy()
+    merge = (budget["contender"] == "merged") & (budget["k"] == 3) & (budget["against"] == "base")
+    budget.loc[merge, ["auc_gain", "auc_low", "auc_high", "auc_verdict"]] = (
+        *(0.001, 0.0005, 0.0015),
+        "noise",
+    )
+    said = "gains +0.00100 AUC [+0.00050, +0.00150] (within the noise of seeds) over base"
+    assert said in answer(Tables(**{**vars(tables), "budget": budget}))
+    budget.loc[merge, "auc_low"] = -0.0005
+    said = "gains +0.00100 AUC [-0.00050, +0.00150] (within noise) over base"
+    assert said in answer(Tables(**{**vars(tables), "budget": budget}))
+
+
+def test_an_arm_that_fails_is_named_and_does_not_squeeze_the_rest(tables: Tables) -> None:
+    figure = draw_cost(tables.about, tables.budget, "auc")
+    panel = next(p for p in figure.axes if p.get_title().startswith("deepfm\n"))
+    soup = line(tables, "deepfm", "soup:3", 1)["test_auc"]
+    merged = line(tables, "deepfm", "merged", 3)["test_auc"]
+    low, high = panel.get_ylim()
+    assert soup < low < merged < high
+    assert f"soup:3 {soup:.4f} ↓" in "\n".join(text.get_text() for text in panel.texts)
+    assert tables.about.best is not None
+    drawn = low < tables.about.best.auc < high
+    named = any("best possible" in text.get_text() for text in panel.texts)
+    assert drawn != named
 
 
 def test_pairs_are_those_of_naive_loops(root: Path) -> None:

@@ -135,7 +135,8 @@ def _noise_note(noise: float) -> str:
         over_seeds = f"single members vary by sd {noise:.5f} over seeds"
     return (
         f"In brackets: 95 % intervals for these test rows, paired. Within noise: the interval "
-        f"contains 0, or the gain is not above the sd over seeds; {over_seeds}."
+        f"contains 0; within the noise of seeds: the gain is not above the sd of single members "
+        f"over seeds. Here {over_seeds}."
     )
 
 
@@ -145,7 +146,10 @@ _AHEAD = {"gain": "is ahead of", "loss": "is behind", "noise": "is within noise 
 def _gain(row: pd.Series, gains: str = "gains", loses: str = "loses") -> str:
     """ "gains +0.00210 AUC [+0.00170, +0.00250]", with the verdict where it is noise."""
     verb = gains if row["auc_gain"] >= 0 else loses
-    noise = " (within noise)" if row["auc_verdict"] == "noise" else ""
+    noise = ""
+    if row["auc_verdict"] == "noise":
+        decided = not row["auc_low"] <= 0 <= row["auc_high"]
+        noise = " (within the noise of seeds)" if decided else " (within noise)"
     gain = f"{row['auc_gain']:+z.5f}" if row["auc_gain"] >= 0 else f"{-row['auc_gain']:.5f}"
     return f"{verb} {gain} AUC {interval(row['auc_low'], row['auc_high'])}{noise}"
 
