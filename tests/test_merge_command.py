@@ -373,7 +373,7 @@ def test_a_failed_write_leaves_older_results_alone(
     results = home / "results" / "avazu"
     results.mkdir(parents=True)
     (results / "merged.csv").write_text("older")
-    monkeypatch.setattr(results_module, "render_report", full_disk)  # after all tables
+    monkeypatch.setattr(results_module, "draw_pictures", full_disk)  # after all tables
     monkeypatch.chdir(home)
     assert command.main(["--dataset", "avazu"]) == 1
     assert [file.name for file in results.iterdir()] == ["merged.csv"]
