@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from data.schema import DataError, read_schema
-from modules.config import ConfigError, RunConfig
+from modules.config import ConfigError, RunConfig, TrainingConfig
 from modules.models import ModelError
 from modules.runs import Member, RunError, read_member, run_folder
 from modules.scoring.metrics import MetricError
@@ -109,6 +109,8 @@ def _state(config: RunConfig, runs: Path, fingerprint: str, force: bool) -> Stat
     if read_member(folder).report["data"]["fingerprint"] != fingerprint:
         return State.OTHER_DATA
     there = yaml.safe_load((folder / "config.yaml").read_text())
+    # What was no setting yet was as it is by default.
+    there["training"] = asdict(TrainingConfig()) | there["training"]
     differences = [
         f"{key} is {old!r} there and {new!r} here"
         for key, old, new in _differences(there, yaml.safe_load(config.to_yaml()))

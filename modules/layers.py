@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
+
+from modules.precision import apply_in_float32
 
 
 class MLP(nn.Sequential):
@@ -41,23 +43,100 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
         self.output_dim = width
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """In inference mode on a CPU each Linear and its ReLU are one oneDNN call."""
-        fused = torch.is_inference_mode_enabled() and inputs.device.type == "cpu"
-        if not fused or inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-            outputs: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Of `parts` (B, ...) side by side, which need not be copied together for it."""
+        layers = [layer for layer in self if isinstance(layer, nn.Linear)]
+        others = [layer for layer in self if not isinstance(layer, nn.Linear | nn.ReLU)]
+        outputs: Tensor
+        if others or not layers or torch.is_autocast_enabled(parts[0].device.type):
+            inputs = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            outputs = super().forward(inputs)  # type: ignore[no-untyped-call]
+        else:
+            parameters = (tensor for layer in layers for tensor in (layer.weight, layer.bias))
+            ends_in_relu = isinstance(self[-1], nn.ReLU)
+            outputs = _LinearChain.apply(ends_in_relu, len(parts), *parts, *parameters)  # type: ignore[no-untyped-call]
+        return outputs
+
+
+class _LinearChain(torch.autograd.Function):
+    """Linears with a ReLU between them, and behind the last one if `ends_in_relu`.
+
+    As one function it knows that no one else needs the gradients between its layers, so that they
+    can be overwritten, and that each Linear can be one call with its ReLU.
+    tensors: `num_parts` inputs side by side, then weight and bias of each layer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ends_in_relu: bool, num_parts: int, *tensors: Tensor) -> Tensor:
+        parts, weights, biases = _split_tensors(tensors, num_parts)
+        hidden: list[Tensor] = []
+        for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), start=1):
+            relu = ends_in_relu or number < len(weights)
+            inputs = hidden[-1:] or parts
+            hidden.append(_linear(inputs, _columns(weight, inputs), bias, relu=relu))
+        ctx.ends_in_relu, ctx.num_parts = ends_in_relu, num_parts
+        ctx.save_for_backward(*hidden, *tensors)
+        return hidden[-1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        num_layers = (len(ctx.saved_tensors) - ctx.num_parts) // 3
+        hidden, tensors = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers:]
+        parts, weights, _ = _split_tensors(tensors, ctx.num_parts)
+        of_parameters: list[Tensor] = []
+        (grad,) = grads
+        if ctx.ends_in_relu:
+            grad = torch.ops.aten.threshold_backward(grad, hidden[-1], 0)
+        for number in reversed(range(1, num_layers)):
+            inputs = hidden[number - 1]
+            of_parameters[:0] = [grad.T @ inputs, grad.sum(dim=0)]
+            grad = grad @ weights[number]
+            torch.ops.aten.threshold_backward(grad, inputs, 0, grad_input=grad)
+        of_weight = torch.empty_like(weights[0])
+        for part, columns in zip(parts, _columns(of_weight, parts), strict=True):
+            torch.mm(grad.T, part, out=columns)
+        of_parts = (grad @ columns for columns in _columns(weights[0], parts))
+        return None, None, *of_parts, of_weight, grad.sum(dim=0), *of_parameters
+
+
+def _split_tensors(
+    tensors: Sequence[Tensor], num_parts: int
+) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    """Inputs, weights and biases of `_LinearChain`."""
+    return tensors[:num_parts], tensors[num_parts::2], tensors[num_parts + 1 :: 2]
+
+
+def _columns(weight: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The columns of a weight that belong to each of its inputs."""
+    parts: Sequence[Tensor] = weight.split([part.shape[1] for part in inputs], dim=1)
+    return parts
+
+
+def _linear(
+    inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, *, relu: bool
+) -> Tensor:
+    """A Linear and perhaps a ReLU: on a CPU one call of oneDNN."""
+    alone = len(inputs) == 1
+    if inputs[0].device.type == "cpu" and inputs[0].dtype == torch.float32:
+        activation = "relu" if relu and alone else "none"
+        outputs: Tensor = torch.ops.mkldnn._linear_pointwise(
+            inputs[0], weights[0], bias, activation, [], ""
+        )
+        if alone:
             return outputs
-        hidden, previous = inputs, None
-        for layer, following in pairwise([*self, None]):
-            if isinstance(layer, nn.Linear):
-                activation = "relu" if isinstance(following, nn.ReLU) else "none"
-                hidden = torch.ops.mkldnn._linear_pointwise(
-                    hidden, layer.weight, layer.bias, activation, [], ""
-                )
-            elif not (isinstance(layer, nn.ReLU) and isinstance(previous, nn.Linear)):
-                hidden = layer(hidden)
-            previous = layer
-        return hidden
+    else:
+        outputs = torch.addmm(bias, inputs[0], weights[0].T)
+    for more, weight in zip(inputs[1:], weights[1:], strict=True):
+        outputs.addmm_(more, weight.T)
+    return outputs.relu_() if relu else outputs
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+def _linear_flops(
+    input_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_args: Any, **_kwargs: Any
+) -> int:
+    """For torch's counter, which knows its other matrix products."""
+    return 2 * input_shape[0] * weight_shape[0] * weight_shape[1]
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:
@@ -66,7 +145,7 @@ def pairwise_sum(vectors: Tensor) -> Tensor:
     sum_{i<j} <e_i, e_j> = 1/2 sum_d [(sum_f e_fd)^2 - sum_f e_fd^2] (Rendle, ICDM 2010).
     Shape: (B, F, D) -> (B,)
     """
-    products: Tensor = _PairwiseSum.apply(vectors)  # type: ignore[no-untyped-call]
+    products: Tensor = apply_in_float32(_PairwiseSum, vectors)
     return products
 
 
