@@ -12,15 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by the colour-blind; shapes and dashes tell them in print.
-BLUE, RED, GREEN, PINK, ORANGE, SKY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)
-
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE, RED, GREEN, PINK, ORANGE, SKY = COLOURS
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PANELS_A_ROW = 4
 MAX_SIZES = 16  # of K that are marked in a panel
 
