@@ -1,4 +1,4 @@
-"""Merge the saved predictions of a data set's members and report what that gains."""
+"""Merge the saved predictions of a data set's members and compare that with bigger models."""
 
 from __future__ import annotations
 
@@ -8,41 +8,68 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.runs import RunError
-from modules.scoring.members import load_members, score_members
-from modules.scoring.merging import POOLS, check_pools, merge_members
-from modules.scoring.report import About, answer, main_table, write_results
+from modules.scoring.answer import answer
+from modules.scoring.comparison import make_tables
+from modules.scoring.members import load_members
+from modules.scoring.metrics import MetricError
+from modules.scoring.pools import POOLS, check_pools
+from modules.scoring.report_tables import main_table
+from modules.scoring.results import write_results
+from modules.scoring.tables import Tables, read_tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Merge, print the answer and where the results lie; 1 and one line for what cannot be."""
-    flags = _parser().parse_args(argv)
+    flags = _parse(argv)
     try:
-        check_pools(flags.pool)
-        members = load_members(flags.runs, flags.dataset, models=flags.models, arm=flags.arm)
-        scores = score_members(members)
-        merged = merge_members(members, scores, pools=flags.pool, max_subsets=flags.max_subsets)
-        about = About.of(flags.dataset, members)
-        report, picture = write_results(flags.results / flags.dataset, about, scores, merged)
-    except (RunError, OSError) as error:
+        tables = read_tables(flags.tables) if flags.tables else _merge(flags)
+        folder = _results_folder(flags, tables)
+        report, *pictures = write_results(folder, tables, latex=flags.latex)
+    except (RunError, MetricError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"Merging on the {about.log}\n\n{main_table(scores, merged)}\n")
-    print(f"{answer(scores, merged)}\n\nreport:  {report}\npicture: {picture}")
+    print(f"Merging on the {tables.about.log}\n\n{main_table(tables).render('simple')}\n")
+    print(f"{answer(tables)}\n\nreport:   {report}")
+    print(f"pictures: {', '.join(map(str, pictures))}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _merge(flags: argparse.Namespace) -> Tables:
+    check_pools(flags.pool)
+    members = load_members(flags.runs, flags.dataset, models=flags.models, arm=flags.arm)
+    return make_tables(
+        flags.dataset,
+        members,
+        pools=flags.pool,
+        max_subsets=flags.max_subsets,
+        calibration=flags.calibration,
+    )
+
+
+def _results_folder(flags: argparse.Namespace, tables: Tables) -> Path:
+    """Where the results go; redrawn ones replace those that they come from."""
+    if flags.results is None and flags.tables:
+        return Path(flags.tables)
+    return (flags.results or Path("results")) / tables.about.dataset
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", required=True, help="name of the data set, as in runs/")
+    parser.add_argument("--dataset", help="name of the data set, as in runs/")
     parser.add_argument("--models", type=_names, help="comma-separated; default: all trained")
     parser.add_argument(
-        "--pool", type=_names, default=list(POOLS), help="comma-separated; default: prob,logit"
+        "--pool",
+        type=_names,
+        default=["prob", "logit"],
+        help=f"comma-separated, of {','.join(POOLS)}; default: prob,logit",
     )
-    parser.add_argument("--arm", default="base", help="default: %(default)s")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="default: %(default)s"
+        "--arm",
+        default="base",
+        help="the arm to merge; default: %(default)s, which is compared with all others",
     )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    parser.add_argument("--results", type=Path, help="default: results; with --from, its folder")
     parser.add_argument(
         "--max-subsets",
         type=_positive,
@@ -50,7 +77,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="score all subsets of K members up to N of them, else a sample; default: %(default)s",
     )
-    return parser
+    parser.add_argument(
+        "--calibration", action="store_true", help="also check it before and after merging"
+    )
+    parser.add_argument("--latex", action="store_true", help="also write tables.tex")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="tables",
+        metavar="DIR",
+        help="redraw report and pictures from the tables in DIR, without runs",
+    )
+    flags = parser.parse_args(argv)
+    if not flags.dataset and not flags.tables:
+        parser.error("--dataset names what to merge, or --from the tables to redraw")
+    return flags
 
 
 def _names(text: str) -> list[str]:

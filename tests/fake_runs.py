@@ -45,6 +45,7 @@ class FakeLog:
         arm: str = "base",
         noise: float = 0.5,
         macs: int = 1000,
+        latency: float | None = None,
         predictions: dict[str, np.ndarray] | None = None,
     ) -> Path:
         """Write one complete run under `root` and return its folder."""
@@ -70,6 +71,7 @@ class FakeLog:
             "epochs": [],
             "parameters": {"table": 10_000, "dense": 500},
             "macs_per_row": macs,
+            **({} if latency is None else {"latency_ms": latency}),
             "seconds": 2.5,
             "rows_per_second": 1000.0,
             "data": {

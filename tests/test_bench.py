@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scripts.bench import train_step
+from scripts.bench import scoring, train_step
 from scripts.bench.train_step import Job, Shape, measure, rows_of
 
 TOY = Shape(num_fields=5, num_features=1000)
@@ -59,3 +59,12 @@ def test_a_row_has_the_columns_of_every_benchmark(monkeypatch: pytest.MonkeyPatc
 def test_an_absent_rival_says_how_to_get_it() -> None:
     with pytest.raises(SystemExit, match=r"requirements-bench|DeepCTR-Torch has .*, not wukong"):
         measure(job("wukong", "deepctr"))
+
+
+def test_scoring_prints_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    scoring.main(["--rows", "3000", "--members", "3", "--runs", "1"])
+    figures = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(list(f) == ["name", "ours", "reference", "ratio", "unit"] for f in figures)
+    by_name = {figure["name"]: figure for figure in figures}
+    assert by_name["largest difference to scikit-learn"]["ours"] <= 1e-12
+    assert "all K curves, 7 merges by logit mean" in by_name  # 3 + 3 + 1 subsets

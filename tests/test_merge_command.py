@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import merge as command
-from modules.scoring import report as reporting
+from modules.scoring import results as results_module
 from modules.scoring.metrics import auc, logloss_of_probabilities, sigmoid
 from tests.fake_runs import FakeLog, edit_report, read_report
 
@@ -44,7 +44,11 @@ MERGED_COLUMNS = [
     "best_member_auc",
     "ambiguity",
 ]
-FILES = ["gain.png", "members.csv", "merged.csv", "report.md"]
+TABLES = ["about.json", "budget.csv", "curve.csv", "diversity.csv", "members.csv", "merged.csv"]
+PICTURES = [
+    *("cost_auc.png", "cost_logloss.png", "curve.png", "diversity.png", "gain.png"),
+    "pairs.png",
+]
 
 
 def merge(home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -58,24 +62,46 @@ def merge(home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
+def plant(folder: Path) -> Path:
     """Three members of fm, two of deepfm, on the same rows."""
     log = FakeLog()
     for seed in (1, 2, 3):
-        log.write_run(tmp_path / "runs", "fm", seed, noise=0.8, macs=100)
+        log.write_run(folder / "runs", "fm", seed, noise=0.8, macs=100)
     for seed in (1, 2):
-        log.write_run(tmp_path / "runs", "deepfm", seed, noise=0.4, macs=1000)
-    return tmp_path
+        log.write_run(folder / "runs", "deepfm", seed, noise=0.4, macs=1000)
+    return folder
 
 
-def test_merges_and_reports(home: Path) -> None:
-    done = merge(home)
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return plant(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A planted home that was merged without a flag, and what that printed."""
+    folder = plant(tmp_path_factory.mktemp("plain"))
+    done = merge(folder)
     assert (done.returncode, done.stderr) == (0, "")
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A planted home with a rival, merged with every pool, table and picture."""
+    folder = plant(tmp_path_factory.mktemp("full"))
+    add_wider_fm(folder)
+    done = merge(folder, "--pool", "rank,greedy,weighted,prob,logit", "--calibration", "--latex")
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+def test_merges_and_reports(plain: tuple[Path, str]) -> None:
+    home, printed = plain
     results = home / "results" / "avazu"
-    assert sorted(file.name for file in results.iterdir()) == FILES
+    assert {file.name for file in results.iterdir()} == {*TABLES, *PICTURES, "report.md"}
     assert [file.name for file in results.parent.iterdir()] == ["avazu"]
-    assert "results/avazu/report.md" in done.stdout and "results/avazu/gain.png" in done.stdout
+    assert "results/avazu/report.md" in printed and "results/avazu/gain.png" in printed
 
     members = pd.read_csv(results / "members.csv")
     assert list(members)[: len(MEMBER_COLUMNS)] == MEMBER_COLUMNS
@@ -92,23 +118,27 @@ def test_merges_and_reports(home: Path) -> None:
 
     merged = pd.read_csv(results / "merged.csv")
     assert list(merged)[: len(MERGED_COLUMNS)] == MERGED_COLUMNS
-    assert len(merged) == 2 * (2 + 3 + 5)
+    assert len(merged) == 2 * (2 + 3 + 2 + 5 + 5)  # deepfm, fm, mixed, selected, all
     whole = merged[(merged["group"] == "all") & (merged["k"] == 5)]
     assert whole["test_auc_sd"].isna().all() and (whole["logloss_gain"] > 0).all()
 
     report = (results / "report.md").read_text()
     answer = report.splitlines()[2]
     assert report.startswith("# Merging on the synthetic Avazu log, 4,100 rows\n")
-    assert answer.startswith("Merging 2 x deepfm (probability mean) reaches test AUC 0.")
+    assert answer.startswith("The base, deepfm (the best on validation), has test AUC 0.")
+    assert "merging 2 x deepfm gains" in report and answer in printed
     assert "all 5 members of 2 models" in report
+    for picture in PICTURES:
+        assert f"]({picture})" in report
+        assert (results / picture).read_bytes().startswith(b"\x89PNG")
     assert "test 500" in report and "a test's machine, 2 cores" in report
     assert "fm 1, 2, 3" in report and "2,300" in report  # 2 x 1000 + 3 x 100 multiply-adds
     for value in whole["test_auc"]:
-        assert f"{value:.5f}" in report and f"{value:.5f}" in done.stdout
+        assert f"{value:.5f}" in report and f"{value:.5f}" in printed
 
 
-def test_reports_the_best_possible_scores(home: Path) -> None:
-    merge(home)
+def test_reports_the_best_possible_scores(plain: tuple[Path, str]) -> None:
+    home, _ = plain
     log = FakeLog()
     truth = sigmoid(log.true_logits["test"])
     best = auc(log.labels["test"], truth), logloss_of_probabilities(log.labels["test"], truth)
@@ -137,25 +167,86 @@ def test_flags_choose_models_pool_and_places(home: Path) -> None:
     assert "2 of 3" in (home / "elsewhere/avazu/report.md").read_text()
 
 
-def test_only_the_asked_arm_is_merged(home: Path) -> None:
+def test_only_the_asked_arm_is_merged_and_the_others_are_its_rivals(full: Path) -> None:
+    members = pd.read_csv(full / "results/avazu/members.csv")
+    assert list(members["arm"]) == [*["base"] * 5, "width:2"]
+    merged = pd.read_csv(full / "results/avazu/merged.csv")
+    assert merged[merged["group"] == "all"]["k"].max() == 5
+    budget = pd.read_csv(full / "results/avazu/budget.csv")
+    assert "width:2" in set(budget["contender"]) and "width:2" in set(budget["against"])
+
+
+def test_every_pool_table_and_picture_on_demand(full: Path) -> None:
+    results = full / "results/avazu"
+    merged = pd.read_csv(results / "merged.csv")
+    assert set(merged["pool"]) == {"rank", "greedy", "weighted", "prob", "logit"}
+    calibration = pd.read_csv(results / "calibration.csv")
+    assert set(calibration["group"]) == {"deepfm", "fm", "all"}
+    assert (calibration.groupby(["group", "prediction"])["rows"].sum() == 500).all()
+    report = (results / "report.md").read_text()
+    assert "## Expected calibration error" in report and "](calibration.png)" in report
+    assert "rank mean, AUC only" in report
+    latex = (results / "tables.tex").read_text()
+    tables = report.count("\n## ") - 2  # all sections but the last two are tables
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == tables
+
+
+@pytest.mark.parametrize("pool", ["rank", "greedy", "weighted"])
+def test_any_pool_alone_makes_a_report(
+    home: Path, pool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(results_module, "draw_pictures", lambda _: {})
+    assert command.main(["--dataset", "avazu", "--pool", pool]) == 0
+    assert set(pd.read_csv("results/avazu/merged.csv")["pool"]) == {pool}
+    used = "weighted logit mean" if pool == "weighted" else "probability mean"
+    assert f"merges are made by {used}" in Path("results/avazu/report.md").read_text()
+    assert "merging 2 x deepfm" in capsys.readouterr().out
+
+
+def test_another_arm_is_merged_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     add_wider_fm(home)
-    assert merge(home).returncode == 0
-    assert set(pd.read_csv(home / "results/avazu/members.csv")["arm"]) == {"base"}
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(results_module, "draw_pictures", lambda _: {})
+    assert command.main(["--dataset", "avazu", "--arm", "width:2", "--models", "fm"]) == 0
+    assert set(pd.read_csv("results/avazu/members.csv")["arm"]) == {"width:2"}
+    assert "nothing to merge: one member" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("gain", "verdict"),
-    [(0.0009, "within"), (-0.0009, "within"), (0.0011, "beyond"), (-0.0011, "beyond")],
-)
-def test_gain_below_the_sd_over_seeds_is_called_noise(gain: float, verdict: str) -> None:
-    scores = pd.DataFrame({"model": "fm", "test_auc": [0.7, 0.701, 0.702], "val_auc": 0.7})
-    merge = {"group": "fm", "k": 3, "pool": "logit", "test_auc": 0.701 + gain, "auc_gain": gain}
-    merged = pd.DataFrame([{**merge, "test_logloss": 0.4, "logloss_gain": 0.01}])
-    assert reporting.answer(scores, merged) == (
-        f"Merging 3 x fm (logit mean) reaches test AUC {0.701 + gain:.5f}, {gain:+.5f} over the "
-        f"mean member (sd 0.00100 over seeds: {verdict} the seed noise), and log loss 0.40000, "
-        f"-0.01000 against it."
-    )
+def test_from_tables_redraws_the_same_without_runs(full: Path, tmp_path: Path) -> None:
+    made = full / "results/avazu"
+    results = tmp_path / "tables"
+    results.mkdir()
+    for name in [*TABLES, "calibration.csv"]:
+        shutil.copy(made / name, results)
+    assert command.main(["--from", str(results), "--latex"]) == 0
+    assert {file.name: file.read_bytes() for file in results.iterdir()} == {
+        file.name: file.read_bytes() for file in made.iterdir()
+    }
+    elsewhere = ["--from", str(results), "--results", str(tmp_path / "other")]
+    assert command.main(elsewhere) == 0
+    report = (made / "report.md").read_bytes()
+    assert (tmp_path / "other/avazu/report.md").read_bytes() == report
+
+
+@pytest.mark.parametrize("name", ["about.json", "merged.csv", "diversity.csv"])
+def test_from_says_which_table_is_missing(
+    plain: tuple[Path, str], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for table in set(TABLES) - {name}:
+        shutil.copy(plain[0] / "results/avazu" / table, tmp_path)
+    assert command.main(["--from", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert name in error and "merge.py --dataset" in error and len(error.splitlines()) == 1
+    assert {file.name for file in tmp_path.iterdir()} == set(TABLES) - {name}
+
+
+def test_neither_data_set_nor_tables_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command.main([])
+    assert stop.value.code == 2 and "--dataset" in capsys.readouterr().err
 
 
 def test_one_member_leaves_nothing_to_merge(tmp_path: Path) -> None:
@@ -171,7 +262,8 @@ def test_one_seed_a_model_leaves_the_noise_unknown(tmp_path: Path) -> None:
         log.write_run(tmp_path / "runs", model, 7)
     done = merge(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "all 2 members of 2 models" in done.stdout and "noise is unknown" in done.stdout
+    assert "all 2 members of 2 models" in done.stdout
+    assert "the noise of seeds is unknown" in done.stdout
 
 
 def add_wider_fm(home: Path) -> None:
@@ -264,8 +356,10 @@ def test_results_are_replaced_and_other_files_kept(home: Path) -> None:
     results = home / "results" / "avazu"
     results.mkdir(parents=True)
     (results / "report.md").write_text("older")
+    (results / "calibration.csv").write_text("older, and not asked for again")
     (results / "notes.txt").write_text("mine")
     assert merge(home).returncode == 0
+    assert not (results / "calibration.csv").exists()
     assert (results / "notes.txt").read_text() == "mine"
     assert "older" not in (results / "report.md").read_text()
 
@@ -279,7 +373,7 @@ def test_a_failed_write_leaves_older_results_alone(
     results = home / "results" / "avazu"
     results.mkdir(parents=True)
     (results / "merged.csv").write_text("older")
-    monkeypatch.setattr(reporting, "draw_gain", full_disk)  # the last file written
+    monkeypatch.setattr(results_module, "draw_pictures", full_disk)  # after all tables
     monkeypatch.chdir(home)
     assert command.main(["--dataset", "avazu"]) == 1
     assert [file.name for file in results.iterdir()] == ["merged.csv"]

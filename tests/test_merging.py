@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from modules.runs import RunError
 from modules.scoring import merging, metrics
+from modules.scoring.groups import choose_subsets, make_groups
 from modules.scoring.members import Members, load_members, score_members
-from modules.scoring.merging import (
+from modules.scoring.merging import ambiguity, merge_members, score_merged
+from modules.scoring.metrics import auc, logloss, softplus
+from modules.scoring.pools import (
     POOLS,
-    ambiguity,
-    choose_subsets,
+    double_ranks,
     equal_weights,
-    merge_members,
-    score_merged,
+    information_weights,
+    logit_mean,
+    main_pool,
 )
-from modules.scoring.metrics import auc, logloss
+from modules.scoring.selection import forward_selection, greedy_weights
 from tests.fake_runs import FakeLog
 
 BOTH = ("prob", "logit")
@@ -45,8 +49,16 @@ def members_and_labels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def merge_one(pool: str, logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """AUC and log loss of all rows of `logits` merged with equal weight."""
     weights = equal_weights([range(len(logits))], len(logits))
-    aucs, losses = score_merged(POOLS[pool], weights, list(logits), labels)
-    return aucs[0], losses[0]
+    scored = score_merged(POOLS[pool].mean, weights, list(logits), labels)
+    return scored.auc[0], scored.logloss[0]
+
+
+def spread_of(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The ambiguity of all rows of `logits` merged with equal weight."""
+    weights = equal_weights([range(len(logits))], len(logits))
+    merged = score_merged(logit_mean, weights, list(logits), labels)
+    alone = np.array([softplus(member.astype(float)).mean() for member in logits])
+    return float(ambiguity(weights, alone, merged.softplus)[0])
 
 
 @pytest.mark.parametrize("pool", BOTH)
@@ -65,7 +77,7 @@ def test_merged_logloss_is_never_above_the_mean_members(
 def test_ambiguity_identity(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
     mean = np.mean([logloss(labels, member) for member in logits])
-    spread = ambiguity(equal_weights([range(len(logits))], len(logits)), list(logits))[0]
+    spread = spread_of(logits, labels)
     assert merge_one("logit", logits, labels)[1] == pytest.approx(mean - spread, abs=1e-9)
     assert spread >= -1e-12
 
@@ -74,8 +86,8 @@ def test_ambiguity_is_the_mean_divergence_from_the_merged_prediction() -> None:
     logits = np.random.default_rng(0).normal(0, 2, (4, 100)).astype(np.float32)
     p, merged = expit(logits.astype(float)), expit(logits.astype(float).mean(axis=0))
     divergence = merged * np.log(merged / p) + (1 - merged) * np.log((1 - merged) / (1 - p))
-    spread = ambiguity(equal_weights([range(4)], 4), list(logits))[0]
-    assert spread == pytest.approx(divergence.mean(), abs=1e-12)
+    labels = np.tile(np.array([0, 1], np.uint8), 50)
+    assert spread_of(logits, labels) == pytest.approx(divergence.mean(), abs=1e-12)
 
 
 def test_pools_are_the_means_that_their_names_say() -> None:
@@ -83,10 +95,10 @@ def test_pools_are_the_means_that_their_names_say() -> None:
     weights = equal_weights([[0, 1, 2, 3, 4], [1, 3]], 5)
     for row, subset in enumerate(([0, 1, 2, 3, 4], [1, 3])):
         np.testing.assert_allclose(
-            POOLS["logit"](weights, logits)[row], logits[subset].mean(axis=0), atol=1e-12
+            POOLS["logit"].mean(weights, logits)[row], logits[subset].mean(axis=0), atol=1e-12
         )
         np.testing.assert_allclose(
-            expit(POOLS["prob"](weights, logits)[row]),
+            expit(POOLS["prob"].mean(weights, logits)[row]),
             expit(logits[subset]).mean(axis=0),
             atol=1e-12,
         )
@@ -96,7 +108,7 @@ def test_probability_mean_stays_finite_where_probabilities_round_to_one() -> Non
     logits = np.array([[50.0, -300.0, 690.0], [60.0, -200.0, 690.0]])
     assert expit(50.0) == 1.0
     expected = logsumexp(log_expit(logits), axis=0) - logsumexp(log_expit(-logits), axis=0)
-    merged = POOLS["prob"](equal_weights([[0, 1]], 2), logits)[0]
+    merged = POOLS["prob"].mean(equal_weights([[0, 1]], 2), logits)[0]
     np.testing.assert_allclose(merged, expected, rtol=1e-12)
 
 
@@ -142,6 +154,14 @@ def make_members(root: Path, seeds: dict[str, int]) -> Members:
     return load_members(root, "avazu")
 
 
+def merge_all(
+    members: Members, pools: Sequence[str], max_subsets: int, scores: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    scores = score_members(members) if scores is None else scores
+    groups = make_groups(members, scores, max_subsets)
+    return merge_members(members, scores, groups, pools=pools)
+
+
 def naive_row(members: Members, runs: list[int], k: int, pool: str) -> dict[str, Any]:
     """A line of merged.csv, by loops and scikit-learn."""
     labels = members.labels
@@ -183,9 +203,10 @@ def test_merged_table_is_that_of_naive_loops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "ROWS_AT_ONCE", 190)  # 500 rows: three chunks, the last short
-    monkeypatch.setattr(merging, "SUBSETS_AT_ONCE", 4)  # 10 subsets: three blocks
+    monkeypatch.setattr(merging, "MERGES_AT_ONCE", 4)  # 10 subsets: three blocks
     members = make_members(tmp_path, {"deepfm": 3, "fm": 2})
-    merged = merge_members(members, score_members(members), pools=BOTH, max_subsets=10)
+    merged = merge_all(members, BOTH, 10)
+    merged = merged[~merged["group"].isin(["mixed", "selected"])].reset_index(drop=True)
     groups = {"deepfm": [0, 1, 2], "fm": [3, 4], "all": [0, 1, 2, 3, 4]}
     lines = [
         (name, k, pool, runs)
@@ -207,7 +228,7 @@ def test_merged_table_is_that_of_naive_loops(
 
 def test_sampled_subsets_are_counted(tmp_path: Path) -> None:
     members = make_members(tmp_path, {"fm": 4})
-    merged = merge_members(members, score_members(members), pools=["logit"], max_subsets=3)
+    merged = merge_all(members, ["logit"], 3)
     assert list(merged["subsets"]) == [3, 3, 3, 1]
     assert list(merged["subsets_possible"]) == [4, 6, 4, 1]
     assert list(merged["group"].unique()) == ["fm"]  # one model: `all` would repeat it
@@ -218,4 +239,126 @@ def test_a_broken_identity_stops_the_merge(tmp_path: Path) -> None:
     scores = score_members(members)
     scores.loc[1, "test_logloss"] += 1e-6
     with pytest.raises(RunError, match=r"group 'fm', K = 1: .* misses"):
-        merge_members(members, scores, pools=["prob"], max_subsets=10)
+        merge_all(members, ["prob"], 10, scores)
+
+
+def test_the_identity_holds_and_explains_the_gain_in_every_logit_pool(tmp_path: Path) -> None:
+    members = make_members(tmp_path, {"deepfm": 3, "fm": 2})
+    merged = merge_all(members, list(POOLS), 10)
+    logits = merged[merged["pool"].isin(["logit", "weighted", "greedy"])]
+    np.testing.assert_allclose(logits["ambiguity"], logits["logloss_gain"], atol=1e-9)
+    gained = logits[logits["members_used"] > 1]
+    np.testing.assert_allclose(gained["explained"], 1.0, atol=1e-5)
+    assert merged.loc[merged["pool"] == "rank", "test_logloss"].isna().all()
+    assert merged.loc[merged["pool"] == "rank", "test_auc"].notna().all()
+
+
+def test_one_member_is_itself_in_every_pool(tmp_path: Path) -> None:
+    members = make_members(tmp_path, {"fm": 3})
+    merged = merge_all(members, list(POOLS), 10)
+    scores = score_members(members)
+    alone = merged[(merged["k"] == 1) & (merged["pool"] != "greedy")]
+    np.testing.assert_allclose(alone["test_auc"], scores["test_auc"].mean(), atol=1e-12)
+    greedy = merged[(merged["k"] == 1) & (merged["pool"] == "greedy")].iloc[0]
+    best = scores.loc[scores["val_logloss"].idxmin()]
+    assert greedy["test_logloss"] == pytest.approx(best["test_logloss"], abs=1e-12)
+
+
+def test_a_merge_costs_the_sum_of_its_members(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed, (macs, latency) in enumerate([(100, 1.0), (300, 5.0)]):
+        log.write_run(tmp_path, "fm", seed, macs=macs, latency=latency)
+    merged = merge_all(load_members(tmp_path, "avazu"), ["logit"], 10)
+    both = merged[merged["k"] == 2].iloc[0]
+    assert both["macs_per_row"] == 400 and both["parameters"] == 2 * 10_500
+    assert both["latency_ms"] == 6.0 and both["latency_parallel_ms"] == 5.0
+    assert list(merged["macs_per_row"]) == [200, 400]  # K = 1: the mean member
+
+
+def test_groups_of_several_models_are_chosen_on_validation(tmp_path: Path) -> None:
+    members = make_members(tmp_path, {"deepfm": 3, "fm": 2})
+    scores = score_members(members)
+    mixed, selected = make_groups(members, scores, 10)[2:4]
+    assert (mixed.name, selected.name) == ("mixed", "selected")
+    val = [run.logits("val").astype(float) for run in members.runs]
+    labels = members.labels["val"]
+    loss = {
+        subset: log_loss(labels, expit(np.mean([val[i] for i in subset], axis=0)))
+        for k in range(1, 6)
+        for subset in combinations(range(5), k)
+    }
+    # deepfm is 0, 1, 2 and fm 3, 4; both have two seeds
+    best = min(([0, 1], [3, 4]), key=lambda places: np.mean([loss[i,] for i in places]))
+    assert mixed.subsets[1] == [(best[0],), (best[1],)]
+    assert sorted(sorted(subset) for subset in mixed.subsets[2]) == [[0, 3], [1, 4]]
+    for k in range(1, 6):
+        (subset,) = selected.subsets[k]
+        before = set(subset[:-1])
+        rivals = [{*before, i} for i in range(5) if i not in before]
+        expected = min(rivals, key=lambda rival: loss[tuple(sorted(rival))])
+        assert set(subset) == expected
+
+
+def test_greedy_selection_is_never_worse_than_the_best_member_on_validation() -> None:
+    for seed in range(20):
+        log = FakeLog(seed)
+        noises = log.random.uniform(0.1, 3.0, 6)
+        members = [log.predictions(noise)["val"] for noise in noises]
+        labels = log.labels["val"]
+        weights = greedy_weights(members, labels, 8)
+        losses = score_merged(logit_mean, weights, members, labels).logloss
+        best = min(logloss(labels, member) for member in members)
+        assert losses[0] == pytest.approx(best, abs=1e-12)
+        assert (np.diff(losses) <= 1e-12).all()
+        np.testing.assert_allclose(weights.sum(axis=1), 1.0)
+
+
+def test_greedy_picks_are_those_of_a_naive_search_with_replacement() -> None:
+    log = FakeLog(3)
+    members = [log.predictions(noise)["val"].astype(float) for noise in (0.4, 1.0, 2.0)]
+    labels = log.labels["val"]
+    picks, losses = forward_selection([[z] for z in members], labels, 6, repeat=True)
+    bag: list[int] = []
+    for pick, loss in zip(picks, losses, strict=True):
+        tried = [
+            log_loss(labels, expit(np.mean([members[i] for i in [*bag, new]], axis=0)))
+            for new in range(3)
+        ]
+        assert pick == int(np.argmin(tried)) and loss == pytest.approx(min(tried), abs=1e-12)
+        bag.append(pick)
+    assert len(set(picks)) < len(picks)  # one of them came again
+
+
+def test_weights_are_the_nats_gained_over_the_mean_rate() -> None:
+    labels = np.array([1, 0, 0, 0], np.uint8)
+    entropy = log_loss(labels, np.full(4, 0.25))
+    equal = equal_weights([[0, 1, 2], [2, 3]], 4)
+    logloss_of = np.array([entropy - 0.3, entropy - 0.1, entropy + 1, entropy + 2])
+    expected = [[0.75, 0.25, 0, 0], [0, 0, 0.5, 0.5]]  # members 2 and 3 know nothing
+    np.testing.assert_allclose(information_weights(equal, logloss_of, labels), expected)
+
+
+def test_ranks_share_ties_and_keep_the_order() -> None:
+    scores = np.array([3.0, -1.0, 3.0, 7.0, 3.0], np.float32)
+    np.testing.assert_array_equal(double_ranks(scores), [4, 0, 4, 8, 4])
+    log = FakeLog()
+    logits, labels = log.predictions(0.5)["test"], log.labels["test"]
+    assert auc(labels, double_ranks(logits)) == auc(labels, logits)
+
+
+def test_intervals_are_given_for_a_plain_mean() -> None:
+    assert main_pool(["rank", "greedy", "weighted", "prob"]) == "weighted"
+    assert main_pool(["logit", "prob"]) == "logit"
+    assert main_pool(["rank"]) == "prob"
+
+
+def test_the_order_of_members_changes_nothing_in_any_pool(tmp_path: Path) -> None:
+    make_members(tmp_path, {"deepfm": 3, "fm": 3})
+    tables = [
+        merge_all(load_members(tmp_path, "avazu", models=models), list(POOLS), 20)
+        for models in (["deepfm", "fm"], ["fm", "deepfm"])
+    ]
+    key = ["group", "k", "pool"]
+    one, other = (table.sort_values(key).set_index(key) for table in tables)
+    for column in ("test_auc", "test_logloss", "ambiguity", "members_used", "macs_per_row"):
+        np.testing.assert_allclose(one[column], other[column], atol=1e-12, err_msg=column)

@@ -21,6 +21,8 @@ from modules.runs import (
 )
 from modules.scoring.metrics import MetricError, auc, logloss
 
+BASE_ARM = "base"
+MIX = "+"  # joins the names of models that were trained as one
 MAX_LOGIT = 700.0  # exp of more leaves float64: a probability that cannot be averaged
 REPORTED_TOLERANCE = 1e-6  # between a run's reported metrics and those of its saved logits
 
@@ -29,6 +31,9 @@ REPORTED_TOLERANCE = 1e-6  # between a run's reported metrics and those of its s
 class Members:
     """Runs that predict the same rows, by model and seed, and the labels of those rows.
 
+    runs: those that are merged, all of one arm. rivals: where that is the base, the other arms of
+    the same models, and the joint trainings of several of them, whose model is `a+b`; by model,
+    arm and seed.
     labels: (rows,) uint8 for each scored split. truth: the probability (rows,) that each test
     label was drawn with, where the log was planted.
     """
@@ -36,6 +41,7 @@ class Members:
     runs: Sequence[Member]
     labels: dict[str, np.ndarray]
     truth: np.ndarray | None
+    rivals: Sequence[Member] = ()
 
     def logits(self, split: str) -> list[np.ndarray]:
         """The logits (rows,) float32 of each run, memory-mapped."""
@@ -45,22 +51,28 @@ class Members:
 def load_members(
     root: Path, dataset: str, *, models: Sequence[str] | None = None, arm: str = "base"
 ) -> Members:
-    """The complete runs of one arm, of all models or of `models` in that order.
+    """The complete runs of one arm, of all models or of `models` in that order, and their rivals.
 
     Raises `RunError` where there are none, where they do not predict the same rows of this data
     set, or where saved predictions cannot be used.
     """
     runs = _of_arm(find_members(root, dataset, models), arm, models or ())
-    hashes = {split: _common_labels(runs, split) for split in SCORED_SPLITS}
-    for run in runs:
+    merged = {run.model for run in runs}
+    rivals = [
+        run
+        for run in (find_members(root, dataset) if arm == BASE_ARM else [])
+        if set(run.model.split(MIX)) <= merged and (run.arm != arm or MIX in run.model)
+    ]
+    hashes = {split: _common_labels([*runs, *rivals], split) for split in SCORED_SPLITS}
+    for run in [*runs, *rivals]:
         _check_place(run, root, dataset)
     val_labels, _ = load_labels(root, dataset, hashes["val"])
     test_labels, truth = load_labels(root, dataset, hashes["test"])
     labels = {"val": val_labels, "test": test_labels}
-    for run in runs:
+    for run in [*runs, *rivals]:
         for split in SCORED_SPLITS:
             _check_logits(run, split, len(labels[split]))
-    return Members(runs, labels, truth)
+    return Members(runs, labels, truth, rivals)
 
 
 def score_members(members: Members) -> pd.DataFrame:
@@ -68,7 +80,12 @@ def score_members(members: Members) -> pd.DataFrame:
 
     Raises `RunError` where a metric is not the one that the run reported.
     """
-    return pd.DataFrame([_score(run, members.labels) for run in members.runs])
+    return score_runs(members.runs, members.labels)
+
+
+def score_runs(runs: Sequence[Member], labels: dict[str, np.ndarray]) -> pd.DataFrame:
+    """`score_members` of any runs that predict rows with these labels."""
+    return pd.DataFrame([_score(run, labels) for run in runs])
 
 
 def reported(run: Member, *keys: str) -> Any:
@@ -105,12 +122,13 @@ def _score(run: Member, labels: dict[str, np.ndarray]) -> dict[str, Any]:
         "seconds": reported(run, "seconds"),
         "table_parameters": table,
         "dense_parameters": dense,
+        "latency_ms": float(run.report.get("latency_ms", float("nan"))),  # older runs have none
     }
 
 
 def _of_arm(runs: Sequence[Member], arm: str, models: Sequence[str]) -> list[Member]:
     """The runs of `arm`; there must be some, and some of each of `models`."""
-    chosen = [run for run in runs if run.arm == arm]
+    chosen = [run for run in runs if run.arm == arm and MIX not in run.model]
     missing = set(models) - {run.model for run in chosen}
     if missing or not chosen:
         of = f" of {', '.join(sorted(missing))}" if missing else ""

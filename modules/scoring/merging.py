@@ -1,17 +1,15 @@
-"""Merging: which subsets of members, how their logits become one, and what that gains.
+"""Merging: what every subset of a group's members gains in every pool.
 
-Shapes: M members of a group, S subsets of them, B rows of a chunk. A subset is a row of weights
-(S, M): 1/k for each of its k members, 0 for the others.
+Shapes: M members of a group, S merges of them, B rows of a chunk. A merge is a row of weights
+(S, M) that sum to 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -19,209 +17,246 @@ import pandas as pd
 from tqdm import tqdm
 
 from modules.runs import RunError
+from modules.scoring.groups import Group
 from modules.scoring.members import Members
-from modules.scoring.metrics import Floats, auc, row_chunks, row_loss, sigmoid, softplus
+from modules.scoring.metrics import Floats, auc_of_classes, row_chunks, softplus
+from modules.scoring.pools import (
+    POOLS,
+    Mean,
+    double_ranks,
+    equal_weights,
+    information_weights,
+    logit_mean,
+)
+from modules.scoring.selection import greedy_weights
+from modules.scoring.threads import num_threads
 
-ALL = "all"  # the group of all members of all models
-SUBSET_SEED = 2021
-SUBSETS_AT_ONCE = 16  # share one reading of the members; their merged logits are held in memory
+MERGES_AT_ONCE = 8  # a thread; they share one reading, and their predictions are held in memory
 IDENTITY_TOLERANCE = 1e-9
-
-Pool = Callable[[Floats, Floats], Floats]
-
-
-def logit_mean(weights: Floats, logits: Floats) -> Floats:
-    """The mean logits, (S, M) and (M, B) -> (S, B)."""
-    merged: Floats = weights @ logits
-    return merged
-
-
-def probability_mean(weights: Floats, logits: Floats) -> Floats:
-    """The logits of the mean probabilities, (S, M) and (M, B) -> (S, B).
-
-    p and 1 - p are averaged each for itself: from a logit of 37 on, 1 - p would be 0.
-    """
-    odds: Floats = (weights @ sigmoid(logits)) / (weights @ sigmoid(-logits))
-    return np.log(odds)
-
-
-POOLS: dict[str, Pool] = {"prob": probability_mean, "logit": logit_mean}
 
 
 @dataclass(frozen=True)
-class Group:
-    """Members that are merged with each other; arrays are (M,), in the members' order."""
+class Scored:
+    """Test metrics of S merges, (S,) each.
 
-    name: str
-    logits: Sequence[np.ndarray]  # of the test split, (rows,) each
-    val_auc: Floats
-    test_auc: Floats
-    test_logloss: Floats
+    softplus: mean over rows of log(1 + exp(merged logit)), the part of the log loss without labels.
+    """
 
-
-def check_pools(pools: Sequence[str]) -> None:
-    """Raise `RunError` for a name that is no pool."""
-    for pool in pools:
-        if pool not in POOLS:
-            raise RunError(f"unknown pool '{pool}'; there are: {', '.join(POOLS)}")
+    auc: Floats
+    logloss: Floats
+    softplus: Floats
 
 
 def merge_members(
-    members: Members, scores: pd.DataFrame, *, pools: Sequence[str], max_subsets: int
+    members: Members, scores: pd.DataFrame, groups: Sequence[Group], *, pools: Sequence[str]
 ) -> pd.DataFrame:
-    """One row for each group, K and pool: the mean over subsets of K members of the group.
+    """One row for each group, K and pool: the mean over the group's subsets of K members.
 
-    scores: `score_members(members)`. max_subsets: more subsets than this are sampled.
+    scores: `score_members(members)`. Raises `RunError` where the ambiguity identity does not hold.
     """
-    steps = [
-        (group, k) for group in _groups(members, scores) for k in range(1, len(group.logits) + 1)
-    ]
-    bar = tqdm(steps, desc="merging", leave=False, disable=None)
+    bar = tqdm(groups, desc="merging", leave=False, disable=None)
     return pd.DataFrame(
-        [
-            row
-            for group, k in bar
-            for row in _merge_group(group, k, members.labels["test"], pools, max_subsets)
-        ]
+        [row for group in bar for row in _merge_group(group, members, scores, pools)]
     )
-
-
-def choose_subsets(members: int, k: int, max_subsets: int) -> list[tuple[int, ...]]:
-    """All subsets of k of `members` members, or a seeded sample of `max_subsets` of them."""
-    if comb(members, k) <= max_subsets:
-        return list(combinations(range(members), k))
-    random = np.random.default_rng([SUBSET_SEED, members, k])
-    chosen: set[tuple[int, ...]] = set()
-    while len(chosen) < max_subsets:
-        chosen.add(tuple(sorted(random.choice(members, k, replace=False).tolist())))
-    return sorted(chosen)
-
-
-def equal_weights(subsets: Sequence[Sequence[int]], members: int) -> Floats:
-    """Weights (S, M) of the subsets, whose members count alike."""
-    weights = np.zeros((len(subsets), members))
-    for row, subset in zip(weights, subsets, strict=True):
-        row[list(subset)] = 1 / len(subset)
-    return weights
 
 
 def score_merged(
-    pool: Pool, weights: Floats, logits: Sequence[np.ndarray], labels: np.ndarray
-) -> tuple[Floats, Floats]:
-    """AUC and log loss of the merged predictions of each subset, (S,) each.
+    mean: Mean, weights: Floats, logits: Sequence[np.ndarray], labels: np.ndarray
+) -> Scored:
+    """The metrics of each merge on rows with these labels (rows,).
 
-    logits, labels: (rows,) each. The merged logits are ranked in float32, the precision of every
+    logits: (rows,) of each member. The merged logits are ranked in float32, the precision of every
     saved prediction; their log loss is summed in float64.
     """
-    aucs: list[float] = []
-    losses = []
-    for block in _blocks(weights):
-        merged = np.empty((len(block), len(labels)), np.float32)
-        loss = np.zeros(len(block))
-        for rows, chunk in _chunks(logits):
-            pooled = pool(block, chunk)
-            merged[:, rows] = pooled
-            loss += row_loss(labels[rows], pooled).sum(axis=1)
-        with ThreadPoolExecutor() as threads:  # numpy sorts without Python's lock
-            aucs += threads.map(partial(auc, labels), merged)
-        losses.append(loss / len(labels))
-    return np.array(aucs), np.concatenate(losses)
+    blocks = [weights[i : i + MERGES_AT_ONCE] for i in range(0, len(weights), MERGES_AT_ONCE)]
+    with ThreadPoolExecutor(num_threads()) as threads:
+        parts = list(threads.map(partial(_score_block, mean, logits, labels), blocks))
+    return Scored(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-def ambiguity(weights: Floats, logits: Sequence[np.ndarray]) -> Floats:
-    """How far the members of each subset are apart, (S,), in nats; it needs no label.
+def merge_rows(mean: Mean, weights: Floats, logits: Sequence[np.ndarray]) -> Floats:
+    """The merged logits (rows,) of one merge with weights (M,)."""
+    merged = np.empty(len(logits[0]))
+    for rows, chunk in _chunks(logits):
+        merged[rows] = mean(weights[None], chunk)[0]
+    return merged
 
-    A = mean over rows of [mean_m softplus(z_m) - softplus(mean_m z_m)], which is what the logit
-    mean gains over the mean member: NLL(mean z) = mean NLL(z_m) - A, exactly (Wood et al., JMLR,
-    arXiv 2301.03962).
+
+def merge_subset(
+    members: Members, scores: pd.DataFrame, subset: Sequence[int], pool: str
+) -> Floats:
+    """The test logits (rows,) of some members merged in a pool that chooses none of them."""
+    weights = equal_weights([range(len(subset))], len(subset))
+    if pool == "weighted":
+        val_logloss = scores["val_logloss"].to_numpy()[list(subset)]
+        weights = information_weights(weights, val_logloss, members.labels["val"])
+    logits = [members.runs[i].logits("test") for i in subset]
+    return merge_rows(POOLS[pool].mean, weights[0], logits)
+
+
+def ambiguity(weights: Floats, members: Floats, merged: Floats) -> Floats:
+    """How far the members of each merge are apart, (S,), in nats; it needs no label.
+
+    members (M,), merged (S,): means over rows of softplus(z), of the members and of their logit
+    means. A = mean_m softplus(z_m) - softplus(mean_m z_m), which is what the logit mean gains over
+    the mean member: NLL(mean z) = mean NLL(z_m) - A, exactly (Wood et al., JMLR, arXiv
+    2301.03962). With weights, both means are weighted.
     """
-    spreads = []
-    for block in _blocks(weights):
-        spread = np.zeros(len(block))
-        for _, chunk in _chunks(logits):
-            spread += (block @ softplus(chunk) - softplus(block @ chunk)).sum(axis=1)
-        spreads.append(spread / len(logits[0]))
-    return np.concatenate(spreads)
+    return weights @ members - merged
 
 
-def _groups(members: Members, scores: pd.DataFrame) -> list[Group]:
-    """A group for each model and, where there are several, one of all members."""
-    logits = members.logits("test")
-    rows = {model: np.flatnonzero(scores["model"] == model) for model in scores["model"].unique()}
-    if len(rows) > 1:
-        rows[ALL] = np.arange(len(scores))
-    return [
-        Group(
-            name,
-            [logits[i] for i in chosen],
-            *(scores[key].to_numpy()[chosen] for key in ("val_auc", "test_auc", "test_logloss")),
-        )
-        for name, chosen in rows.items()
-    ]
+def _score_block(
+    mean: Mean, logits: Sequence[np.ndarray], labels: np.ndarray, weights: Floats
+) -> tuple[list[float], Floats, Floats]:
+    clicks = np.asarray(labels, dtype=bool)
+    clicked = np.empty((len(weights), int(clicks.sum())), np.float32)
+    other = np.empty((len(weights), len(labels) - clicked.shape[1]), np.float32)
+    label_free, of_clicks = np.zeros(len(weights)), np.zeros(len(weights))
+    first_clicked = first_other = 0
+    for rows, chunk in _chunks(logits):
+        merged = mean(weights, chunk)
+        of_clicked = merged.take(np.flatnonzero(clicks[rows]), axis=1)
+        of_other = merged.take(np.flatnonzero(~clicks[rows]), axis=1)
+        clicked[:, first_clicked : first_clicked + of_clicked.shape[1]] = of_clicked
+        other[:, first_other : first_other + of_other.shape[1]] = of_other
+        first_clicked += of_clicked.shape[1]
+        first_other += of_other.shape[1]
+        label_free += softplus(merged).sum(axis=1)
+        of_clicks += of_clicked.sum(axis=1)
+    aucs = [auc_of_classes(*classes) for classes in zip(clicked, other, strict=True)]
+    return aucs, (label_free - of_clicks) / len(labels), label_free / len(labels)
 
 
 def _merge_group(
-    group: Group, k: int, labels: np.ndarray, pools: Sequence[str], max_subsets: int
+    group: Group, members: Members, scores: pd.DataFrame, pools: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """The row of each pool for the subsets of `k` members of `group`."""
-    size = len(group.logits)
-    subsets = [list(subset) for subset in choose_subsets(size, k, max_subsets)]
-    weights = equal_weights(subsets, size)
-    member_auc = weights @ group.test_auc
-    member_logloss = weights @ group.test_logloss
-    spread = ambiguity(weights, group.logits)
-    scored = {  # the logit mean always, for the identity
-        pool: score_merged(POOLS[pool], weights, group.logits, labels) for pool in {*pools, "logit"}
+    """The rows of a group, by K and then by pool."""
+    table = scores.iloc[list(group.members)].reset_index(drop=True)
+    logits = [members.runs[i].logits("test") for i in group.members]
+    labels = members.labels["test"]
+    alone = score_merged(logit_mean, np.eye(len(logits)), logits, labels).softplus
+    made = {}
+    for pool in dict.fromkeys(["logit", *pools]):  # the logit mean always, for the identity
+        weights = _weights_by_size(pool, group, members, table)
+        if not weights:
+            continue
+        inputs = [double_ranks(z) for z in logits] if pool == "rank" else logits
+        made[pool] = _by_size(weights, POOLS[pool].mean, inputs, labels)
+        if POOLS[pool].mean is logit_mean:
+            for k, (of_k, scored) in made[pool].items():
+                expected = of_k @ table["test_logloss"].to_numpy() - ambiguity(
+                    of_k, alone, scored.softplus
+                )
+                _check_identity(group.name, k, pool, scored.logloss - expected)
+    for k in group.subsets:
+        for pool in pools:
+            if pool in made:
+                weights_of_k, scored = made[pool][k]
+                # A is that of the logit mean of the same members, where the pool is no such mean.
+                near = made[pool if POOLS[pool].mean is logit_mean else "logit"][k]
+                apart = ambiguity(near[0], alone, near[1].softplus)
+                yield _row(group, k, pool, weights_of_k, scored, apart, table)
+
+
+def _by_size(
+    weights: dict[int, Floats], mean: Mean, logits: Sequence[np.ndarray], labels: np.ndarray
+) -> dict[int, tuple[Floats, Scored]]:
+    """All sizes scored in one go, so that no thread waits, and parted again."""
+    scored = score_merged(mean, np.concatenate(list(weights.values())), logits, labels)
+    ends = np.cumsum([len(of_k) for of_k in weights.values()])
+    parts = zip(*(np.split(v, ends[:-1]) for v in vars(scored).values()), strict=True)
+    return {
+        k: (of_k, Scored(*part)) for (k, of_k), part in zip(weights.items(), parts, strict=True)
     }
-    _check_identity(group.name, k, scored["logit"][1] - (member_logloss - spread))
-    best = np.array([group.test_auc[subset].max() for subset in subsets])
-    best_on_val = np.array(
-        [group.test_auc[subset][group.val_auc[subset].argmax()] for subset in subsets]
-    )
-    for pool in pools:
-        merged_auc, merged_logloss = scored[pool]
-        auc_gain, logloss_gain = merged_auc - member_auc, member_logloss - merged_logloss
-        yield {
-            "group": group.name,
-            "k": k,
-            "pool": pool,
-            "subsets": len(subsets),
-            "test_auc": merged_auc.mean(),
-            "test_auc_sd": _sd(merged_auc),
-            "test_logloss": merged_logloss.mean(),
-            "test_logloss_sd": _sd(merged_logloss),
-            "member_auc": member_auc.mean(),
-            "member_logloss": member_logloss.mean(),
-            "best_member_auc": best.mean(),
-            "ambiguity": spread.mean(),
-            "subsets_possible": comb(size, k),
-            "best_on_val_auc": best_on_val.mean(),
-            "auc_gain": auc_gain.mean(),
-            "auc_gain_sd": _sd(auc_gain),
-            "logloss_gain": logloss_gain.mean(),
-            "logloss_gain_sd": _sd(logloss_gain),
+
+
+def _weights_by_size(
+    pool: str, group: Group, members: Members, table: pd.DataFrame
+) -> dict[int, Floats]:
+    """The weights (S, M) of the merges of each K; none where the pool has nothing to choose."""
+    if pool == "greedy":
+        if group.chosen:
+            return {}
+        logits = [members.runs[i].logits("val") for i in group.members]
+        bags = greedy_weights(logits, members.labels["val"], len(logits))
+        return {k: bags[k - 1 : k] for k in group.subsets}
+    place = {member: i for i, member in enumerate(group.members)}
+    weights = {
+        k: equal_weights([[place[i] for i in subset] for subset in subsets], len(place))
+        for k, subsets in group.subsets.items()
+    }
+    if pool == "weighted":
+        val_logloss = table["val_logloss"].to_numpy()
+        return {
+            k: information_weights(equal, val_logloss, members.labels["val"])
+            for k, equal in weights.items()
         }
+    return weights
 
 
-def _check_identity(group: str, k: int, errors: Floats) -> None:
+def _row(
+    group: Group,
+    k: int,
+    pool: str,
+    weights: Floats,
+    scored: Scored,
+    apart: Floats,
+    table: pd.DataFrame,
+) -> dict[str, Any]:
+    used = weights > 0
+    test_auc, val_auc = table["test_auc"].to_numpy(), table["val_auc"].to_numpy()
+    member_auc = weights @ test_auc
+    member_logloss = weights @ table["test_logloss"].to_numpy()
+    has_logloss = POOLS[pool].has_logloss
+    logloss = scored.logloss if has_logloss else np.full(len(weights), np.nan)
+    auc_gain, logloss_gain = scored.auc - member_auc, member_logloss - logloss
+    latency = table["latency_ms"].to_numpy()
+    return {
+        "group": group.name,
+        "k": k,
+        "pool": pool,
+        "subsets": len(weights),
+        "test_auc": scored.auc.mean(),
+        "test_auc_sd": _sd(scored.auc),
+        "test_logloss": logloss.mean(),
+        "test_logloss_sd": _sd(logloss),
+        "member_auc": member_auc.mean(),
+        "member_logloss": member_logloss.mean(),
+        "best_member_auc": np.where(used, test_auc, -np.inf).max(axis=1).mean(),
+        "ambiguity": apart.mean(),
+        "subsets_possible": 1 if pool == "greedy" else group.possible[k],
+        "best_on_val_auc": test_auc[np.where(used, val_auc, -np.inf).argmax(axis=1)].mean(),
+        "auc_gain": auc_gain.mean(),
+        "auc_gain_sd": _sd(auc_gain),
+        "logloss_gain": logloss_gain.mean(),
+        "logloss_gain_sd": _sd(logloss_gain),
+        "explained": _share(apart.mean(), logloss_gain.mean()) if k > 1 else np.nan,
+        "members_used": used.sum(axis=1).mean(),
+        "parameters": (used @ table["parameters"].to_numpy()).mean(),
+        "macs_per_row": (used @ table["macs_per_row"].to_numpy()).mean(),
+        "latency_ms": np.where(used, latency, 0.0).sum(axis=1).mean(),
+        "latency_parallel_ms": np.where(used, latency, 0.0).max(axis=1).mean(),
+    }
+
+
+def _check_identity(group: str, k: int, pool: str, errors: Floats) -> None:
     worst = float(np.abs(errors).max())
     if not worst <= IDENTITY_TOLERANCE:
         raise RunError(
-            f"group '{group}', K = {k}: the log loss of the mean logit misses that of the mean "
-            f"member less the ambiguity by {worst:.1e}, which cannot be unless a prediction file "
-            f"changed during the merge; merge again"
+            f"group '{group}', K = {k}: the log loss of the {POOLS[pool].title} misses that of the "
+            f"mean member less the ambiguity by {worst:.1e}, which cannot be unless a prediction "
+            f"file changed during the merge; merge again"
         )
-
-
-def _blocks(weights: Floats) -> Iterator[Floats]:
-    for start in range(0, len(weights), SUBSETS_AT_ONCE):
-        yield weights[start : start + SUBSETS_AT_ONCE]
 
 
 def _chunks(logits: Sequence[np.ndarray]) -> Iterator[tuple[slice, Floats]]:
     """Chunks of rows: where they lie, and all members' logits there, (M, B) float64."""
     for rows in row_chunks(len(logits[0])):
         yield rows, np.stack([member[rows] for member in logits]).astype(np.float64)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if abs(whole) > IDENTITY_TOLERANCE else float("nan")
 
 
 def _sd(values: Floats) -> float:

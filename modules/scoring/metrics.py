@@ -1,6 +1,6 @@
 """AUC and log loss of logits: exact, and fast enough to be asked a thousand times.
 
-On 4M float32 logits both together take a tenth of scikit-learn's time.
+On 4M float32 logits both together take well under a tenth of scikit-learn's time.
 """
 
 from __future__ import annotations
@@ -27,16 +27,36 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """
     _check_lengths(labels, scores)
     positive = np.asarray(labels, dtype=bool)
-    positives, negatives = np.sort(scores[positive]), np.sort(scores[~positive])
+    return auc_of_classes(scores[positive], scores[~positive])
+
+
+def auc_of_classes(positives: np.ndarray, negatives: np.ndarray) -> float:
+    """`auc` of the scores of clicked rows (P,) and of other rows (N,); sorts both in place."""
     if not len(positives) or not len(negatives):
+        rows = len(positives) + len(negatives)
         raise MetricError(
-            f"AUC needs both classes, but of {len(labels)} labels {len(positives)} are positive"
+            f"AUC needs both classes, but of {rows} labels {len(positives)} are positive"
         )
+    positives.sort()
+    negatives.sort()
     if np.isnan(positives[-1]) or np.isnan(negatives[-1]):  # NaN sorts last
+        scores = np.concatenate([positives, negatives])
         raise MetricError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN")
-    below = int(np.searchsorted(negatives, positives, side="left").sum())
-    below_or_tied = int(np.searchsorted(negatives, positives, side="right").sum())
-    return (below + below_or_tied) / (2 * len(positives) * len(negatives))
+    below, tied = count_below(negatives, positives)
+    won_twice = 2 * int(below.sum()) + int(tied.sum())
+    return won_twice / (2 * len(positives) * len(negatives))
+
+
+def count_below(values: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the sorted `values` are below each of the sorted `points`, and how many equal it.
+
+    Only points that are among the values are searched a second time: ties are few.
+    """
+    below = np.searchsorted(values, points, side="left")
+    among = values[np.minimum(below, len(values) - 1)] == points
+    tied = np.zeros_like(below)
+    tied[among] = np.searchsorted(values, points[among], side="right") - below[among]
+    return below, tied
 
 
 def logloss(labels: np.ndarray, logits: np.ndarray) -> float:
@@ -69,8 +89,16 @@ def softplus(logits: Floats) -> Floats:
 
 def sigmoid(logits: np.ndarray) -> Floats:
     """The probabilities of logits, float64 (...) -> (...), without overflow."""
+    return sigmoids(logits)[0]
+
+
+def sigmoids(logits: np.ndarray) -> tuple[Floats, Floats]:
+    """p and 1 - p of logits, each as exact as the other, float64 (...) -> (...)."""
     small = np.exp(-np.abs(np.asarray(logits, dtype=np.float64)))
-    return np.where(logits >= 0, 1.0, small) / (1.0 + small)
+    larger = 1.0 / (1.0 + small)
+    smaller = small * larger
+    clicks = logits >= 0
+    return np.where(clicks, larger, smaller), np.where(clicks, smaller, larger)
 
 
 def row_chunks(rows: int) -> Iterator[slice]:

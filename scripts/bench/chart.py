@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from modules.scoring.report import COLOURS, MARKERS
+from modules.scoring.panels import COLOURS, MARKERS
 
 BY_MODEL, BY_FEATURES = "samples_by_model.png", "step_by_features.png"
 RIVAL_NAMES = {

@@ -1,0 +1,162 @@
+"""The answer of a merge in words, every one of them computed from the tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from modules.scoring.budget import BASE, MERGED, best_model
+from modules.scoring.groups import ALL, SELECTED
+from modules.scoring.layout import interval
+from modules.scoring.tables import Tables
+
+SAME_BUDGET = 1.25  # arms whose multiply-adds are within this factor share a sentence
+
+
+def answer(tables: Tables) -> str:
+    """Who wins at each budget for the model best on validation, and what merging all gains.
+
+    Nothing is chosen by its test score. A gain is within the noise where its interval contains 0
+    or where it is not above the sd of single members over seeds.
+    """
+    scores = tables.members[tables.members["arm"] == tables.about.arm]
+    scores = scores[scores["model"].isin(list(tables.about.seeds))]
+    model = best_model(scores)
+    rows = tables.budget[tables.budget["group"] == model]
+    against_base = rows[rows["against"] == BASE]
+    base = against_base[against_base["contender"] == BASE].iloc[0]
+    merges = against_base[against_base["contender"] == MERGED]
+    arms = against_base[~against_base["contender"].isin([BASE, MERGED])]
+    if merges.empty and arms.empty and len(scores) == 1:
+        return (
+            f"There is nothing to merge: one member, {_name(scores.iloc[0])}, at test AUC "
+            f"{base['test_auc']:.5f} and log loss {base['test_logloss']:.5f}."
+        )
+    paragraphs = [
+        f"The base, {model} (the best on validation), has test AUC {base['test_auc']:.5f} and log "
+        f"loss {base['test_logloss']:.5f}, the mean of {_seeds(base['runs'])}."
+    ]
+    budgets = _budgets(arms)
+    for level in budgets:
+        paragraphs.append(_budget_sentence(level, arms, merges, rows, model))
+    if not budgets and len(merges):
+        paragraphs.append(_merge_alone(merges.iloc[-1], model))
+    if not budgets:
+        paragraphs.append(
+            f"No bigger {model} was trained to compare with; `python trainer_group.py --dataset "
+            f"{tables.about.dataset} --arms width:2,width:4` trains some."
+        )
+    paragraphs += _tally(tables.budget)
+    paragraphs += _several_models(tables, scores)
+    paragraphs.append(_noise_note(base["auc_noise"]))
+    return "\n\n".join(paragraphs)
+
+
+def _budgets(arms: pd.DataFrame) -> list[float]:
+    """The multiply-adds that arms spend, in those of the base, near ones taken together."""
+    levels: list[float] = []
+    for factor in sorted(arms["factor"]):
+        if not levels or factor > levels[-1] * SAME_BUDGET:
+            levels.append(factor)
+    return levels
+
+
+def _budget_sentence(
+    level: float, arms: pd.DataFrame, merges: pd.DataFrame, rows: pd.DataFrame, model: str
+) -> str:
+    """What each way to spend one budget gains, and who is ahead."""
+    here = arms[arms["factor"].between(level, level * SAME_BUDGET)]
+    said = [f"{arm['contender']} {_gain(arm)}" for _, arm in here.iterrows()]
+    if level < SAME_BUDGET:
+        return f"At the base's own multiply-adds: {'; '.join(said)}."
+    duels = rows[rows["against"].isin(here["contender"])]
+    if duels.empty:
+        budget = f"At {here['factor'].median():.1f}x the base's multiply-adds"
+        return f"{budget}: {'; '.join(said)}; no merge costs as much."
+    k = int(duels["k"].mode().iloc[0])
+    merge = merges[merges["k"] == k].iloc[0]
+    said.insert(0, f"merging {k} x {model} {_gain(merge)} over base")
+    verdicts = [
+        f"{_AHEAD[duel['auc_verdict']]} {duel['against']} "
+        f"({duel['auc_gain']:+z.5f} {interval(duel['auc_low'], duel['auc_high'])})"
+        for _, duel in duels.iterrows()
+    ]
+    return (
+        f"At {merge['factor']:.1f}x the base's multiply-adds: {'; '.join(said)}. "
+        f"At this cost merging {', '.join(verdicts)}."
+    )
+
+
+def _merge_alone(merge: pd.Series, model: str) -> str:
+    loss = interval(merge["logloss_low"], merge["logloss_high"])
+    return (
+        f"At {merge['factor']:.1f}x the base's multiply-adds: merging {merge['k']} x {model} "
+        f"{_gain(merge)} over base, and {merge['logloss_gain']:+z.5f} nats of log loss {loss}."
+    )
+
+
+def _tally(budget: pd.DataFrame) -> list[str]:
+    """How often merging won at equal cost, over every model and arm."""
+    duels = budget[budget["against"] != BASE]
+    if duels["group"].nunique() < 2:
+        return []
+    counts = duels["auc_verdict"].value_counts()
+    return [
+        f"Over all {len(duels)} comparisons of a merge with a bigger model at the nearest equal "
+        f"cost, merging has the higher AUC in {counts.get('gain', 0)}, the lower in "
+        f"{counts.get('loss', 0)}, and the difference is within the noise in "
+        f"{counts.get('noise', 0)}."
+    ]
+
+
+def _several_models(tables: Tables, scores: pd.DataFrame) -> list[str]:
+    """What merging members of different models gains over the base of the best one."""
+    rows = tables.budget[tables.budget["group"] == ALL]
+    if rows.empty:
+        return []
+    models = scores["model"].nunique()
+    merge = rows[rows["contender"] == ALL].iloc[0]
+    gain = _gain(merge, "gain", "lose")
+    said = [f"all {merge['k']} members of {models} models ({merge['factor']:.1f}x) {gain}"]
+    chosen = rows[rows["contender"] == SELECTED]
+    workers = scores["model"].value_counts().max()
+    chosen = chosen[chosen["k"] <= workers]
+    if len(chosen):
+        pick = chosen.iloc[-1]
+        gain = _gain(pick, "gain", "lose")
+        said.append(f"{pick['k']} members chosen on validation ({pick['factor']:.1f}x) {gain}")
+    base = rows.iloc[0]["base_model"]
+    return [f"Merging several models, against the base of {base}: {'; '.join(said)}."]
+
+
+def _noise_note(noise: float) -> str:
+    if pd.isna(noise):
+        over_seeds = "there is one seed a model, so that the noise of seeds is unknown"
+    else:
+        over_seeds = f"single members vary by sd {noise:.5f} over seeds"
+    return (
+        f"In brackets: 95 % intervals for these test rows, paired. Within noise: the interval "
+        f"contains 0; within the noise of seeds: the gain is not above the sd of single members "
+        f"over seeds. Here {over_seeds}."
+    )
+
+
+_AHEAD = {"gain": "is ahead of", "loss": "is behind", "noise": "is within noise of"}
+
+
+def _gain(row: pd.Series, gains: str = "gains", loses: str = "loses") -> str:
+    """ "gains +0.00210 AUC [+0.00170, +0.00250]", with the verdict where it is noise."""
+    verb = gains if row["auc_gain"] >= 0 else loses
+    noise = ""
+    if row["auc_verdict"] == "noise":
+        decided = not row["auc_low"] <= 0 <= row["auc_high"]
+        noise = " (within the noise of seeds)" if decided else " (within noise)"
+    gain = f"{row['auc_gain']:+z.5f}" if row["auc_gain"] >= 0 else f"{-row['auc_gain']:.5f}"
+    return f"{verb} {gain} AUC {interval(row['auc_low'], row['auc_high'])}{noise}"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seeds" if count > 1 else "one seed"
+
+
+def _name(member: pd.Series) -> str:
+    return f"{member['model']} seed {member['seed']}"

@@ -1,0 +1,249 @@
+"""The comparison at equal cost: bigger models and merges against the base, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from modules.runs import Member
+from modules.scoring.groups import ALL, MIXED, SELECTED, Group, choose_subsets, places_by_model
+from modules.scoring.members import MIX, Members
+from modules.scoring.merging import merge_subset
+from modules.scoring.metrics import Floats
+from modules.scoring.significance import (
+    Profile,
+    auc_difference,
+    logloss_gain,
+    profile,
+)
+
+BASE, MERGED = "base", "merged"
+MAX_PROFILES = 10  # subsets of one size behind an interval: all of them up to five seeds
+COSTS = (
+    "macs_per_row",
+    "table_parameters",
+    "dense_parameters",
+    "latency_ms",
+    "latency_parallel_ms",
+)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to spend a budget: what predicts, and what one such prediction costs on average."""
+
+    name: str
+    k: int
+    runs: int
+    profile: Profile
+    cost: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A base, the bigger models made of it, and the merges that spend as much.
+
+    base: places in `Members.runs`. merges: name and K, and the subsets that are averaged over.
+    """
+
+    name: str
+    base_model: str
+    base: Sequence[int]
+    merges: dict[tuple[str, int], list[tuple[int, ...]]]
+
+
+def budget_table(
+    members: Members,
+    scores: pd.DataFrame,
+    rival_scores: pd.DataFrame,
+    groups: Sequence[Group],
+    pool: str,
+) -> pd.DataFrame:
+    """Every arm and every merge at its cost, against the base and at equal cost against each arm.
+
+    A contender's score is the mean over its seeds, or over subsets of K members, `MAX_PROFILES` at
+    most; its interval is that of this mean on these test rows. The factor is the multiply-adds a
+    row over those of the mean base member.
+    """
+    rows: list[dict[str, Any]] = []
+    for family in _families(members, scores, rival_scores, groups):
+        rows += _compare(family, members, scores, rival_scores, pool)
+    return pd.DataFrame(rows)
+
+
+def best_model(scores: pd.DataFrame) -> str:
+    """The model whose mean member has the highest AUC on validation."""
+    return str(scores.groupby("model", sort=False)["val_auc"].mean().idxmax())
+
+
+def seed_sd(scores: pd.DataFrame, metric: str) -> float:
+    """Sd of a metric over the seeds of a model, pooled over models; NaN for one seed a model."""
+    return float(np.sqrt(scores.groupby("model")[metric].var().mean()))
+
+
+def verdict(gain: float, low: float, high: float, noise: float) -> str:
+    """`gain` or `loss` where the interval and the seeds allow no other reading, else `noise`.
+
+    noise: sd of single members over seeds, NaN where it is unknown.
+    """
+    if low <= 0 <= high or abs(gain) <= noise:
+        return "noise"
+    return "gain" if gain > 0 else "loss"
+
+
+def _families(
+    members: Members, scores: pd.DataFrame, rival_scores: pd.DataFrame, groups: Sequence[Group]
+) -> Iterator[Family]:
+    by_model = places_by_model(scores)
+    for model, places in by_model.items():
+        merges = {
+            (MERGED, k): [
+                tuple(places[i] for i in subset)
+                for subset in choose_subsets(len(places), k, MAX_PROFILES)
+            ]
+            for k in range(2, len(places) + 1)
+        }
+        yield Family(model, model, places, merges)
+    mixes = rival_scores["model"].unique() if len(rival_scores) else []
+    for mix in [name for name in mixes if MIX in name]:
+        parts = [by_model[model] for model in mix.split(MIX)]
+        base = [i for places in parts for i in places]
+        yield Family(mix, mix, base, _rounds(parts))
+    named = {group.name: group for group in groups}
+    if ALL in named:
+        best = best_model(scores)
+        chosen = {
+            (name, k): subsets
+            for name in (MIXED, SELECTED)
+            for k, subsets in named[name].subsets.items()
+            if k > 1
+        }
+        everything = {(ALL, len(scores)): [tuple(range(len(scores)))]}
+        yield Family(ALL, best, by_model[best], {**chosen, **everything})
+
+
+def _rounds(parts: Sequence[Sequence[int]]) -> dict[tuple[str, int], list[tuple[int, ...]]]:
+    """As many seeds of every part, a round starting at each seed."""
+    seeds = min(map(len, parts))
+    return {
+        (MERGED, each * len(parts)): sorted(
+            {
+                tuple(sorted(places[(r + i) % seeds] for places in parts for i in range(each)))
+                for r in range(seeds)
+            }
+        )
+        for each in range(1, seeds + 1)
+    }
+
+
+def _compare(
+    family: Family, members: Members, scores: pd.DataFrame, rival_scores: pd.DataFrame, pool: str
+) -> Iterator[dict[str, Any]]:
+    labels = members.labels["test"]
+    table = scores.iloc[list(family.base)]
+    base = Contender(
+        BASE,
+        1,
+        len(table),
+        profile((members.runs[i].logits("test") for i in family.base), labels),
+        _cost(scores, [(i,) for i in family.base]),
+    )
+    noise = {metric: seed_sd(table, f"test_{metric}") for metric in ("auc", "logloss")}
+
+    def row(one: Contender, other: Contender) -> dict[str, Any]:
+        return _row(family, one, other, base.cost["macs_per_row"], noise)
+
+    yield row(base, base)
+    arms = list(_arms(family, members, rival_scores, labels))
+    for arm in arms:
+        yield row(arm, base)
+    costs = {key: _cost(scores, subsets) for key, subsets in family.merges.items()}
+    nearest = {arm.name: _nearest(arm, base, costs) for arm in arms}
+    for (name, k), subsets in family.merges.items():
+        merged = Contender(
+            name,
+            k,
+            len(subsets),
+            profile((merge_subset(members, scores, subset, pool) for subset in subsets), labels),
+            costs[name, k],
+        )
+        yield row(merged, base)
+        for arm in arms:
+            if nearest[arm.name] == (name, k):
+                yield row(merged, arm)
+
+
+def _arms(
+    family: Family, members: Members, rival_scores: pd.DataFrame, labels: np.ndarray
+) -> Iterator[Contender]:
+    """The rivals of the family's model, by arm; a group of several models has none of its own."""
+    by_arm: dict[str, list[Member]] = {}
+    for run in members.rivals:
+        if run.model == family.name:
+            by_arm.setdefault(run.arm, []).append(run)
+    for arm, runs in by_arm.items():
+        rows = (rival_scores["model"] == family.name) & (rival_scores["arm"] == arm)
+        places = [(int(i),) for i in np.flatnonzero(rows)]
+        predictions = (run.logits("test") for run in runs)
+        yield Contender(
+            arm, 1, len(runs), profile(predictions, labels), _cost(rival_scores, places)
+        )
+
+
+def _cost(scores: pd.DataFrame, subsets: Sequence[tuple[int, ...]]) -> dict[str, float]:
+    """The mean cost of a prediction: the sum of its members', with workers the slowest's."""
+    taken = [scores.iloc[list(subset)] for subset in subsets]
+    summed = {
+        key: float(np.mean([rows[key].to_numpy().sum() for rows in taken])) for key in COSTS[:-1]
+    }
+    slowest = np.mean([rows["latency_ms"].to_numpy().max() for rows in taken])
+    return {**summed, "latency_parallel_ms": float(slowest)}
+
+
+def _nearest(
+    arm: Contender, base: Contender, costs: dict[tuple[str, int], dict[str, float]]
+) -> tuple[str, int]:
+    """The merge whose multiply-adds are nearest to the arm's, in proportion; maybe the base."""
+    macs = {(BASE, 1): base.cost, **costs}
+    wanted = np.log(arm.cost["macs_per_row"])
+    return min(macs, key=lambda key: abs(np.log(macs[key]["macs_per_row"]) - wanted))
+
+
+def _row(
+    family: Family, one: Contender, other: Contender, base_macs: float, noise: dict[str, float]
+) -> dict[str, Any]:
+    auc = auc_difference(one.profile, other.profile)
+    logloss = logloss_gain(one.profile, other.profile)
+    return {
+        "group": family.name,
+        "base_model": family.base_model,
+        "contender": one.name,
+        "k": one.k,
+        "runs": one.runs,
+        "against": other.name,
+        "factor": one.cost["macs_per_row"] / base_macs,
+        "against_factor": other.cost["macs_per_row"] / base_macs,
+        **one.cost,
+        "test_auc": one.profile.aucs.mean(),
+        "test_auc_sd": _sd(one.profile.aucs),
+        "test_logloss": one.profile.loglosses.mean(),
+        "test_logloss_sd": _sd(one.profile.loglosses),
+        "auc_gain": auc.value,
+        "auc_low": auc.low,
+        "auc_high": auc.high,
+        "auc_noise": noise["auc"],
+        "auc_verdict": verdict(auc.value, auc.low, auc.high, noise["auc"]),
+        "logloss_gain": logloss.value,
+        "logloss_low": logloss.low,
+        "logloss_high": logloss.high,
+        "logloss_noise": noise["logloss"],
+        "logloss_verdict": verdict(logloss.value, logloss.low, logloss.high, noise["logloss"]),
+    }
+
+
+def _sd(values: Floats) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")

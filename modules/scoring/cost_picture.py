@@ -1,0 +1,199 @@
+"""Test AUC and log loss against multiply-adds: the picture of the comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from modules.scoring.about import About
+from modules.scoring.budget import BASE, MERGED
+from modules.scoring.groups import ALL, MIXED, SELECTED
+from modules.scoring.panels import (
+    BLUE,
+    GREEN,
+    LINE,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    finish,
+    label_axes,
+    make_panels,
+)
+from modules.scoring.pools import POOLS
+
+ARMS = {  # colour and shape of each kind of arm; a kind without an entry is a grey hexagon
+    "width": (BLUE, "s"),
+    "depth": (RED, "^"),
+    "joint": (GREEN, "D"),
+    "multi": (PINK, "v"),
+    "soup": (ORANGE, "X"),
+    "soup-late": (SKY, "P"),
+    ALL: ("black", "p"),
+}
+
+MERGES = {MERGED: ("black", "*", "-"), MIXED: (GREEN, "o", "none"), SELECTED: (RED, "s", "none")}
+
+
+def draw_cost(about: About, budget: pd.DataFrame, metric: str) -> Figure:
+    """Test AUC or log loss against multiply-adds: arms, merges, and the base they start from."""
+    against_base = budget[budget["against"] == BASE]
+    name = {"auc": "AUC", "logloss": "log loss"}[metric]
+    groups = list(against_base["group"].unique())
+    figure, panels = make_panels(groups, height=2.9)
+    for group, panel in panels.items():
+        rows = against_base[against_base["group"] == group]
+        base = rows[rows["contender"] == BASE].iloc[0]
+        _draw_base(panel, base[f"test_{metric}"], base[f"{metric}_noise"])
+        for contender in MERGES:
+            _draw_merges(panel, rows[rows["contender"] == contender], contender, metric)
+        _draw_arms(panel, rows[~rows["contender"].isin([BASE, *MERGES])], metric)
+        _scale_by_factor(panel, rows["factor"])
+        outside = _scale_by_score(panel, rows, metric)
+        if about.best is not None:
+            best = getattr(about.best, metric)
+            if not _draw_best(panel, best):
+                outside.append(("best possible", best))
+        _note_outside(panel, outside)
+        title = f"several models, against {base['base_model']}" if group == ALL else group
+        panel.set_title(f"{title}\n1x = {_count(base['macs_per_row'])} multiply-adds", fontsize=9)
+    label_axes(panels, "multiply-adds a row, base = 1x", f"test {name}")
+    finish(
+        figure,
+        panels,
+        f"Where an inference budget goes on the {about.log}: test {name}",
+        f"Merges: {POOLS[about.pool].title}. Bars: 95 % interval of the difference to the base on "
+        f"these rows.",
+    )
+    return figure
+
+
+def _draw_base(panel: Axes, value: float, noise: float) -> None:
+    panel.axhline(value, color="0.35", linestyle="--", linewidth=1, label="base, mean member")
+    if not math.isnan(noise):
+        panel.axhspan(
+            value - noise, value + noise, color="0.9", zorder=0, label="its sd over seeds"
+        )
+
+
+def _draw_merges(panel: Axes, rows: pd.DataFrame, contender: str, metric: str) -> None:
+    if rows.empty:
+        return
+    colour, marker, dash = MERGES[contender]
+    labels = {
+        MERGED: "K members merged",
+        MIXED: "one seed each of K models",
+        SELECTED: "K members chosen on validation",
+    }
+    panel.errorbar(
+        rows["factor"],
+        rows[f"test_{metric}"],
+        yerr=_bars(rows, metric),
+        color=colour,
+        marker=marker,
+        linestyle=dash,
+        label=labels[contender],
+        **{**LINE, "markersize": 7 if marker == "*" else 4.5},
+    )
+
+
+def _draw_arms(panel: Axes, rows: pd.DataFrame, metric: str) -> None:
+    """Arms of one kind share a colour and a shape; kinds stand a little apart."""
+    kinds = rows["contender"].str.split(":").str[0]
+    shifts = cycle(2.0**shift for shift in (-0.06, 0.06, -0.12, 0.12, -0.18, 0.18))
+    for kind in kinds.unique():
+        colour, marker = ARMS.get(kind, ("0.4", "h"))
+        of_kind = rows[kinds == kind]
+        panel.errorbar(
+            of_kind["factor"] * (1.0 if kind == ALL else next(shifts)),
+            of_kind[f"test_{metric}"],
+            yerr=_bars(of_kind, metric),
+            color=colour,
+            marker=marker,
+            linestyle="none",
+            label="all members merged" if kind == ALL else kind,
+            **{**LINE, "markersize": 6},
+        )
+
+
+def _bars(rows: pd.DataFrame, metric: str) -> np.ndarray:
+    half = (rows[f"{metric}_high"] - rows[f"{metric}_low"]) / 2
+    return np.vstack([half, half])
+
+
+def _scale_by_factor(panel: Axes, factors: pd.Series) -> None:
+    """Logarithmic to base 2, with ticks at 1x, 2x, 4x ... within what is shown."""
+    first = math.floor(math.log2(factors.min()) + 1e-9)
+    last = math.ceil(math.log2(factors.max()) - 1e-9)
+    step = max(1, math.ceil((last - first) / 6))
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_locator(FixedLocator([2.0**i for i in range(first, last + 1, step)]))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    panel.set_xlim(2.0 ** (math.log2(factors.min()) - 0.4), 2.0 ** (math.log2(factors.max()) + 0.4))
+    panel.ticklabel_format(axis="y", useOffset=False)
+
+
+def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> list[tuple[str, float]]:
+    """Fit the panel to base and merges; the arms that this leaves outside, and their scores.
+
+    An arm that fails, as averaged weights of independent seeds do, would squeeze all others.
+    """
+    bars = (rows[f"{metric}_high"] - rows[f"{metric}_low"]) / 2
+    noise = rows[f"{metric}_noise"].fillna(0.0)
+    half = bars.where(rows["contender"] != BASE, noise)
+    score = rows[f"test_{metric}"]
+    central = rows["contender"].isin([BASE, *MERGES])
+    low, high = (score - half)[central].min(), (score + half)[central].max()
+    reach = max(high - low, 1e-6)
+    inside = score.between(low - reach, high + reach)
+    low, high = (score - half)[inside].min(), (score + half)[inside].max()
+    margin = 0.06 * max(high - low, 1e-6)
+    panel.set_ylim(low - margin, high + margin)
+    return list(zip(rows["contender"][~inside], score[~inside], strict=True))
+
+
+def _draw_best(panel: Axes, best: float) -> bool:
+    """Draw the line if it does not squeeze the rest."""
+    low, high = panel.get_ylim()
+    if not low - (high - low) <= best <= high + (high - low):
+        return False
+    panel.axhline(best, color=PINK, linewidth=1.5, label="best possible")
+    margin = 0.06 * (high - low)
+    panel.set_ylim(min(low, best - margin), max(high, best + margin))
+    return True
+
+
+def _note_outside(panel: Axes, outside: Sequence[tuple[str, float]]) -> None:
+    """Name what lies beyond the panel at the edge that it lies beyond."""
+    middle = sum(panel.get_ylim()) / 2
+    for above in (True, False):
+        names = [
+            f"{name} {score:.4f} {'↑' if above else '↓'}"
+            for name, score in outside
+            if (score > middle) == above
+        ]
+        if names:
+            panel.annotate(
+                "\n".join(names),
+                xy=(0.03, 0.97 if above else 0.03),
+                xycoords="axes fraction",
+                va="top" if above else "bottom",
+                fontsize=7.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+            )
+
+
+def _count(number: float) -> str:
+    """A short count, 194584 as "195k"."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"

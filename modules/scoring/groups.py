@@ -1,0 +1,97 @@
+"""Groups: which subsets of the members are merged with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pandas as pd
+
+from modules.scoring.members import Members
+from modules.scoring.selection import forward_selection
+
+ALL = "all"  # K of all members of all models
+MIXED = "mixed"  # one seed of each of K models, the models chosen on validation
+SELECTED = "selected"  # K members of any model, chosen on validation
+SUBSET_SEED = 2021
+MAX_SELECTED = 20  # members; beyond that the order of choice is noise
+
+
+@dataclass(frozen=True)
+class Group:
+    """Subsets of members, by their size K. Numbers are places in `Members.runs`."""
+
+    name: str
+    members: Sequence[int]
+    subsets: dict[int, list[tuple[int, ...]]]
+    possible: dict[int, int]  # how many subsets of this size there are
+    chosen: bool = False  # on validation, so that one set of each size stands for no other
+
+
+def make_groups(members: Members, scores: pd.DataFrame, max_subsets: int) -> list[Group]:
+    """A group for each model; with several models also those of members of different models.
+
+    scores: `score_members(members)`. max_subsets: more subsets of one size than this are sampled.
+    """
+    by_model = places_by_model(scores)
+    groups = [_any_of(model, places, max_subsets) for model, places in by_model.items()]
+    if len(by_model) > 1:
+        groups += [
+            _mixed(members, list(by_model.values())),
+            _selected(members),
+            _any_of(ALL, range(len(scores)), max_subsets),
+        ]
+    return groups
+
+
+def places_by_model(scores: pd.DataFrame) -> dict[str, list[int]]:
+    """The places of each model's members in the table, models in the table's order."""
+    return {
+        model: np.flatnonzero(scores["model"] == model).tolist()
+        for model in scores["model"].unique()
+    }
+
+
+def choose_subsets(members: int, k: int, max_subsets: int) -> list[tuple[int, ...]]:
+    """All subsets of k of `members` members, or a seeded sample of `max_subsets` of them."""
+    if comb(members, k) <= max_subsets:
+        return list(combinations(range(members), k))
+    random = np.random.default_rng([SUBSET_SEED, members, k])
+    chosen: set[tuple[int, ...]] = set()
+    while len(chosen) < max_subsets:
+        chosen.add(tuple(sorted(random.choice(members, k, replace=False).tolist())))
+    return sorted(chosen)
+
+
+def _any_of(name: str, places: Sequence[int], max_subsets: int) -> Group:
+    size = len(places)
+    subsets = {
+        k: [tuple(places[i] for i in subset) for subset in choose_subsets(size, k, max_subsets)]
+        for k in range(1, size + 1)
+    }
+    return Group(name, places, subsets, {k: comb(size, k) for k in subsets})
+
+
+def _mixed(members: Members, by_model: Sequence[Sequence[int]]) -> Group:
+    """The r-th seed of each of the best K models, for every r that all models have."""
+    seeds = min(map(len, by_model))
+    logits = members.logits("val")
+    candidates = [[logits[i] for i in places[:seeds]] for places in by_model]
+    path, _ = forward_selection(candidates, members.labels["val"], len(by_model), repeat=False)
+    subsets = {
+        k: [tuple(by_model[model][r] for model in path[:k]) for r in range(seeds)]
+        for k in range(1, len(path) + 1)
+    }
+    places = sorted({i for subset in subsets[len(path)] for i in subset})
+    return Group(MIXED, places, subsets, dict.fromkeys(subsets, seeds), chosen=True)
+
+
+def _selected(members: Members) -> Group:
+    logits = members.logits("val")
+    size = min(len(logits), MAX_SELECTED)
+    path, _ = forward_selection([[z] for z in logits], members.labels["val"], size, repeat=False)
+    subsets = {k: [tuple(path[:k])] for k in range(1, size + 1)}
+    return Group(SELECTED, sorted(path), subsets, dict.fromkeys(subsets, 1), chosen=True)

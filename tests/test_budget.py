@@ -1,0 +1,250 @@
+"""The comparison at equal cost and the diversity of pairs, against naive loops."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from sklearn.metrics import log_loss, roc_auc_score
+
+from modules.scoring.answer import answer
+from modules.scoring.budget import budget_table, verdict
+from modules.scoring.comparison import make_tables
+from modules.scoring.cost_picture import draw_cost
+from modules.scoring.diversity import diversity_table
+from modules.scoring.groups import make_groups
+from modules.scoring.members import load_members, score_members, score_runs
+from modules.scoring.tables import Tables
+from tests.fake_runs import FakeLog
+
+SEEDS = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """deepfm with arms, fm without, and a joint training of both; deepfm is the better one."""
+    folder = tmp_path_factory.mktemp("runs")
+    log = FakeLog(1, rows={"train": 0, "val": 900, "test": 900})
+    for seed in SEEDS:
+        log.write_run(folder, "deepfm", seed, noise=0.5, macs=1000, latency=2.0 + seed)
+        log.write_run(folder, "fm", seed, noise=1.0, macs=100, latency=1.0)
+        log.write_run(folder, "deepfm", seed, arm="width:2", noise=0.48, macs=2050, latency=4.0)
+        log.write_run(folder, "deepfm", seed, arm="depth:3", noise=2.5, macs=2900, latency=6.0)
+        log.write_run(folder, "deepfm", seed, arm="soup:3", noise=4.0, macs=1000, latency=2.0)
+        log.write_run(folder, "deepfm+fm", seed, arm="joint:2", noise=0.6, macs=1100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(root: Path) -> Tables:
+    members = load_members(root, "avazu")
+    return make_tables("avazu", members, pools=["logit"], max_subsets=64)
+
+
+def logits_of(root: Path, model: str, arm: str = "base") -> list[np.ndarray]:
+    return [
+        np.load(root / f"avazu/{model}/{arm}/seed-{seed}/test.npy").astype(float) for seed in SEEDS
+    ]
+
+
+def line(tables: Tables, group: str, contender: str, k: int, against: str = "base") -> pd.Series:
+    budget = tables.budget
+    rows = budget[
+        (budget["group"] == group)
+        & (budget["contender"] == contender)
+        & (budget["k"] == k)
+        & (budget["against"] == against)
+    ]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_every_arm_and_merge_is_compared_with_the_base(root: Path, tables: Tables) -> None:
+    labels = load_members(root, "avazu").labels["test"]
+    base = logits_of(root, "deepfm")
+    contenders = {
+        ("width:2", 1): logits_of(root, "deepfm", "width:2"),
+        ("soup:3", 1): logits_of(root, "deepfm", "soup:3"),
+        ("merged", 2): [np.mean(pair, axis=0) for pair in combinations(base, 2)],
+        ("merged", 3): [np.mean(base, axis=0)],
+    }
+    for (name, k), predictions in contenders.items():
+        row = line(tables, "deepfm", name, k)
+        aucs = [roc_auc_score(labels, z) for z in predictions]
+        losses = [log_loss(labels, expit(z)) for z in predictions]
+        assert row["test_auc"] == pytest.approx(np.mean(aucs), abs=1e-6)
+        gain = np.mean(aucs) - np.mean([roc_auc_score(labels, z) for z in base])
+        assert row["auc_gain"] == pytest.approx(gain, abs=1e-6)
+        gain = np.mean([log_loss(labels, expit(z)) for z in base]) - np.mean(losses)
+        assert row["logloss_gain"] == pytest.approx(gain, abs=1e-9)
+        assert row["auc_low"] < row["auc_gain"] < row["auc_high"]
+        assert row["runs"] == len(predictions)
+
+
+def test_costs_are_those_of_the_members_or_of_the_arm(tables: Tables) -> None:
+    pair = line(tables, "deepfm", "merged", 2)
+    assert (pair["macs_per_row"], pair["factor"]) == (2000, 2.0)
+    assert (pair["table_parameters"], pair["dense_parameters"]) == (20_000, 1000)
+    assert pair["latency_ms"] == pytest.approx(8.0)  # pairs of 3, 4 and 5 ms: 7, 8 and 9
+    assert pair["latency_parallel_ms"] == pytest.approx((4 + 5 + 5) / 3)
+    assert line(tables, "deepfm", "width:2", 1)["factor"] == 2.05
+    everything = line(tables, "all", "all", 6)
+    assert everything["factor"] == pytest.approx(3.3) and everything["base_model"] == "deepfm"
+
+
+def test_merges_meet_the_arm_whose_cost_is_nearest(tables: Tables) -> None:
+    duels = tables.budget[tables.budget["against"] != "base"]
+    met = set(zip(duels["group"], duels["k"], duels["against"], strict=True))
+    # soup:3 costs as much as the base, which is no merge
+    assert met == {
+        ("deepfm", 2, "width:2"),
+        ("deepfm", 3, "depth:3"),
+        ("deepfm+fm", 2, "joint:2"),
+    }
+    duel = line(tables, "deepfm", "merged", 3, "depth:3")
+    arm, merge = line(tables, "deepfm", "depth:3", 1), line(tables, "deepfm", "merged", 3)
+    assert duel["auc_gain"] == pytest.approx(merge["test_auc"] - arm["test_auc"], abs=1e-12)
+
+
+def test_a_joint_training_of_two_models_meets_their_pairs(root: Path, tables: Tables) -> None:
+    base = line(tables, "deepfm+fm", "base", 1)
+    assert base["macs_per_row"] == 550 and base["runs"] == 6
+    assert line(tables, "deepfm+fm", "joint:2", 1)["factor"] == 2.0
+    pair = line(tables, "deepfm+fm", "merged", 2)
+    labels = load_members(root, "avazu").labels["test"]
+    seeds = zip(logits_of(root, "deepfm"), logits_of(root, "fm"), strict=True)
+    aucs = [roc_auc_score(labels, (a + b) / 2) for a, b in seeds]
+    assert pair["test_auc"] == pytest.approx(np.mean(aucs), abs=1e-6)
+
+
+def test_arms_of_models_that_are_not_merged_stay_out(root: Path) -> None:
+    members = load_members(root, "avazu", models=["fm"])
+    assert not members.rivals
+    scores = score_members(members)
+    budget = budget_table(
+        members, scores, score_runs([], members.labels), make_groups(members, scores, 4), "prob"
+    )
+    assert set(budget["group"]) == {"fm"} and set(budget["contender"]) == {"base", "merged"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "noise", "said"),
+    [
+        (0.003, 0.001, 0.005, 0.002, "gain"),
+        (-0.003, -0.005, -0.001, 0.002, "loss"),
+        (0.003, -0.001, 0.007, 0.002, "noise"),  # the interval contains 0
+        (0.003, 0.001, 0.005, 0.004, "noise"),  # single members vary as much
+        (0.003, 0.001, 0.005, float("nan"), "gain"),  # one seed: the interval alone decides
+        (0.0, 0.0, 0.0, float("nan"), "noise"),
+    ],
+)
+def test_what_is_within_noise_is_called_that(
+    gain: float, low: float, high: float, noise: float, said: str
+) -> None:
+    assert verdict(gain, low, high, noise) == said
+
+
+def test_the_answer_names_budget_winner_difference_and_interval(tables: Tables) -> None:
+    text = answer(tables)
+    paragraphs = text.split("\n\n")
+    assert paragraphs[0].startswith("The base, deepfm (the best on validation), has test AUC 0.")
+    merge, arm = line(tables, "deepfm", "merged", 3), line(tables, "deepfm", "depth:3", 1)
+    duel = line(tables, "deepfm", "merged", 3, "depth:3")
+    assert (merge["auc_verdict"], arm["auc_verdict"], duel["auc_verdict"]) == (
+        *("gain", "loss"),
+        "gain",
+    )
+    expected = (
+        f"At 3.0x the base's multiply-adds: merging 3 x deepfm gains {merge['auc_gain']:+.5f} AUC "
+        f"[{merge['auc_low']:+.5f}, {merge['auc_high']:+.5f}] over base; depth:3 loses "
+        f"{-arm['auc_gain']:.5f} AUC [{arm['auc_low']:+.5f}, {arm['auc_high']:+.5f}]. At this cost "
+        f"merging is ahead of depth:3 ({duel['auc_gain']:+.5f} [{duel['auc_low']:+.5f}, "
+        f"{duel['auc_high']:+.5f}])."
+    )
+    assert expected in paragraphs
+    assert any(p.startswith("At the base's own multiply-adds: soup:3 loses ") for p in paragraphs)
+    assert any(p.startswith("Over all 3 comparisons of a merge") for p in paragraphs)
+    assert any("all 6 members of 2 models (3.3x) gain" in p for p in paragraphs)
+
+
+def test_the_answer_follows_the_tables(tables: Tables) -> None:
+    budget = tables.budget.copy()
+    duel = budget["against"] == "depth:3"
+    budget.loc[duel, ["auc_gain", "auc_low", "auc_high", "auc_verdict"]] = (
+        *(-0.01, -0.02, -0.005),
+        "loss",
+    )
+    turned = Tables(**{**vars(tables), "budget": budget})
+    assert "merging is behind depth:3 (-0.01000 [-0.02000, -0.00500])" in answer(turned)
+
+
+def test_a_gain_within_noise_is_called_that(tables: Tables) -> None:
+    budget = tables.budget.copy()
+    merge = (budget["contender"] == "merged") & (budget["k"] == 3) & (budget["against"] == "base")
+    budget.loc[merge, ["auc_gain", "auc_low", "auc_high", "auc_verdict"]] = (
+        *(0.001, 0.0005, 0.0015),
+        "noise",
+    )
+    said = "gains +0.00100 AUC [+0.00050, +0.00150] (within the noise of seeds) over base"
+    assert said in answer(Tables(**{**vars(tables), "budget": budget}))
+    budget.loc[merge, "auc_low"] = -0.0005
+    said = "gains +0.00100 AUC [-0.00050, +0.00150] (within noise) over base"
+    assert said in answer(Tables(**{**vars(tables), "budget": budget}))
+
+
+def test_an_arm_that_fails_is_named_and_does_not_squeeze_the_rest(tables: Tables) -> None:
+    figure = draw_cost(tables.about, tables.budget, "auc")
+    panel = next(p for p in figure.axes if p.get_title().startswith("deepfm\n"))
+    soup = line(tables, "deepfm", "soup:3", 1)["test_auc"]
+    merged = line(tables, "deepfm", "merged", 3)["test_auc"]
+    low, high = panel.get_ylim()
+    assert soup < low < merged < high
+    assert f"soup:3 {soup:.4f} ↓" in "\n".join(text.get_text() for text in panel.texts)
+    assert tables.about.best is not None
+    drawn = low < tables.about.best.auc < high
+    named = any("best possible" in text.get_text() for text in panel.texts)
+    assert drawn != named
+
+
+def test_pairs_are_those_of_naive_loops(root: Path) -> None:
+    members = load_members(root, "avazu")
+    scores = score_members(members)
+    table = diversity_table(members, scores)
+    assert list(zip(table["first"], table["second"], strict=True)) == [
+        *(("deepfm", "deepfm"), ("deepfm", "fm")),
+        ("fm", "fm"),
+    ]
+    assert list(table["pairs"]) == [3, 9, 3]
+    labels, rate = members.labels["test"], members.labels["val"].mean()
+    deepfm, fm = logits_of(root, "deepfm"), logits_of(root, "fm")
+    pairs = [(a, b) for a in deepfm for b in fm]
+    p = [(expit(a), expit(b)) for a, b in pairs]
+    row = table.iloc[1]
+    errors = [np.corrcoef(labels - a, labels - b)[0, 1] for a, b in p]
+    assert row["error_correlation"] == pytest.approx(np.mean(errors), abs=1e-9)
+    apart = np.mean([((a > rate) != (b > rate)).mean() for a, b in p])
+    assert row["disagreement"] == pytest.approx(apart, abs=1e-12)
+    merged = [expit((a + b) / 2) for a, b in pairs]
+    gains = [
+        (log_loss(labels, a) + log_loss(labels, b)) / 2 - log_loss(labels, m)
+        for (a, b), m in zip(p, merged, strict=True)
+    ]
+    assert row["ambiguity"] == pytest.approx(np.mean(gains), abs=1e-9)
+    assert row["logloss_gain"] == pytest.approx(np.mean(gains), abs=1e-9)
+    aucs = np.mean([roc_auc_score(labels, m) for m in merged])
+    assert row["test_auc"] == pytest.approx(aucs, abs=1e-6)
+    better = np.mean([roc_auc_score(labels, z) for z in deepfm])  # also on validation
+    assert row["auc_gain_over_better"] == pytest.approx(aucs - better, abs=1e-6)
+
+
+def test_more_pairs_than_needed_are_sampled_and_counted(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in range(6):
+        log.write_run(tmp_path, "fm", seed)
+    members = load_members(tmp_path, "avazu")
+    table = diversity_table(members, score_members(members))
+    assert (table["pairs"].item(), table["pairs_possible"].item()) == (10, 15)
