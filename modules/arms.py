@@ -141,14 +141,7 @@ def deepen(part: Part, k: float, num_fields: int) -> Part:
             f"joint:{k:g}, or leave it out with --models"
         )
     base = part_macs(part, num_fields)
-    steps = 12  # of one repetition: fine enough to add the layers of any stack one by one
-    below, above = part, part
-    repetition = steps
-    while part_macs(above, num_fields) < k * base:
-        repetition += 1
-        deeper = _deeper(part, names, repetition / steps)
-        if deeper != above:
-            below, above = above, deeper
+    below, above = _around(k * base, lambda factor: _deeper(part, names, factor), num_fields)
     candidates = [below, *_with_last_layers(below, len(part.settings.get(UNITS, ()))), above]
     best = min(candidates, key=lambda found: abs(part_macs(found, num_fields) - k * base))
     achieved, next_one = (part_macs(found, num_fields) / base for found in (best, above))
@@ -173,7 +166,7 @@ def _around(target: float, at: Callable[[float], Part], num_fields: int) -> tupl
     low, high = 1.0, 2.0
     while part_macs(at(high), num_fields) <= target:
         low, high = high, 2 * high
-    while high - low > 1e-3:
+    while high - low > 0.01 and at(low) != at(high):
         middle = (low + high) / 2
         if part_macs(at(middle), num_fields) <= target:
             low = middle
