@@ -1,0 +1,283 @@
+"""Search an architecture's settings for the merge of K members, or for the member itself.
+
+    python scripts/search.py --dataset criteo --model deepfm --profile small \\
+        --objective merged --members 3 --trials 30 --name criteo_sample_deepfm_merged
+
+A trial trains K members and is judged by validation log loss: that of their mean logit
+(`--objective merged`) or the mean of their own (`--objective member`), so that both objectives
+cost the same. The test split is never read. The best trial becomes configs/profiles/NAME.yaml.
+A search that was stopped goes on where it was when started again. Needs requirements-search.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.loader import read_labels
+from data.schema import Schema, read_schema
+from modules import config as configuration
+from modules.cli import add_shared_arguments
+from modules.config import RunConfig, resolve, setting_differences
+from modules.group import USER_ERRORS
+from modules.models import model_settings
+from modules.runs import RunError
+from modules.scoring.metrics import auc, logloss
+from modules.training import fit_member, resolve_device
+
+OBJECTIVES = ("merged", "member")
+STARTUP_TRIALS = 8  # drawn at random, before the sampler begins to learn from them
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is searched: the settings to start from, the data, and how a trial is judged."""
+
+    config: RunConfig
+    schema: Schema
+    data: Path
+    labels: np.ndarray  # of the val split, (rows,)
+    device: torch.device
+    members: int
+    objective: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _parse(argv)
+    try:
+        task = _task(args)
+        study = _open_study(args, task)
+        deadline = time.monotonic() + args.seconds
+        while _ended(study) < args.trials and time.monotonic() < deadline:
+            study.optimize(lambda trial: run_trial(trial, task), n_trials=1, catch=(RunError,))
+            latest = max(study.get_trials(states=ENDED), key=lambda trial: trial.datetime_complete)
+            print(_describe(latest), flush=True)
+        print(_budget(study, task))
+        if not study.get_trials(states=(TrialState.COMPLETE,)):
+            raise RunError("no trial was completed; give it more --trials or --seconds")
+        path = configuration.CONFIGS / "profiles" / f"{args.name}.yaml"
+        path.write_text(profile_of(study, task, argv))
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+def suggest(trial: optuna.Trial, model: str) -> dict[str, Any]:
+    """The settings of a trial. What creates diversity is searched, the architecture is not."""
+    settings: dict[str, Any] = {
+        "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
+        "batch_size": trial.suggest_categorical("batch_size", [256, 512, 1024, 2048]),
+        "vary": trial.suggest_categorical("vary", ["init", "init+order"]),
+        "embedding_init": trial.suggest_float("embedding_init", 1e-3, 5e-2, log=True),
+        "bootstrap": trial.suggest_float("bootstrap", 0.0, 1.0, step=0.25),
+        "epochs": trial.suggest_int("epochs", 1, 3),
+    }
+    if "dropout" in model_settings(model):
+        settings["dropout"] = trial.suggest_float("dropout", 0.0, 0.5, step=0.05)
+    return settings
+
+
+def first_trials(task: Task) -> list[dict[str, Any]]:
+    """Tried first: the settings as configured, then with every seed reading in its own order."""
+    training, schema = task.config.training, task.schema
+    xavier = (2 / (schema.num_features + training.embedding_dim)) ** 0.5  # sd of the official one
+    init = min(max(training.embedding_init or xavier, 1e-3), 5e-2)
+    as_configured = {
+        "lr": training.lr,
+        "batch_size": training.batch_size,
+        "vary": training.vary,
+        "embedding_init": init,
+        "bootstrap": 0.0,
+        "epochs": min(training.epochs, 3),
+    }
+    if "dropout" in task.config.model_settings:
+        as_configured["dropout"] = task.config.model_settings["dropout"]
+    return [as_configured, {**as_configured, "vary": "init+order"}]
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """`config` with other training settings and settings of the model's own."""
+    shared = asdict(config.training)
+    training = {key: value for key, value in settings.items() if key in shared}
+    own = {key: value for key, value in settings.items() if key not in shared}
+    return replace(
+        config,
+        training=replace(config.training, **training),
+        model_settings={**config.model_settings, **own},
+    )
+
+
+def run_trial(trial: optuna.Trial, task: Task) -> float:
+    """Train the members of a trial; the validation log loss that it is judged by."""
+    config = with_settings(task.config, suggest(trial, task.config.model))
+    started = time.perf_counter()
+    total = np.zeros(len(task.labels))
+    losses: list[float] = []
+    member_epochs = 0
+    for number in range(task.members):
+        logits, epochs = _val_logits(config.with_seed(config.seed + number), task)
+        member_epochs += epochs
+        total += logits
+        losses.append(logloss(task.labels, logits))
+        merged = total / (number + 1)
+        figures = {
+            "merged_logloss": logloss(task.labels, merged),
+            "merged_auc": auc(task.labels, merged),
+            "member_logloss": float(np.mean(losses)),
+            "member_epochs": member_epochs,
+            "seconds": time.perf_counter() - started,
+        }
+        for key, value in figures.items():
+            trial.set_user_attr(key, value)
+        objective = figures[f"{task.objective}_logloss"]
+        trial.report(objective, number)
+        if number + 1 < task.members and trial.should_prune():
+            raise optuna.TrialPruned
+    return objective
+
+
+def profile_of(study: optuna.Study, task: Task, argv: Sequence[str]) -> str:
+    """The best trial as a profile: what differs from the data set's settings, and whence."""
+    best = with_settings(task.config, study.best_trial.params)
+    plain = resolve(task.config.dataset, task.config.model).to_dict()
+    found = best.to_dict()
+    differing = {
+        key: value
+        for part in ("training", "model_settings")
+        for key, _, value in setting_differences(plain[part], found[part])
+    }
+    figures = study.best_trial.user_attrs
+    comment = (
+        f"# Found on validation alone, by: python scripts/search.py {shlex.join(argv)}\n"
+        f"# {_budget(study, task)}\n"
+        f"# Validation log loss: {figures['merged_logloss']:.5f} merged, "
+        f"{figures['member_logloss']:.5f} the mean member.\n"
+    )
+    return comment + yaml.safe_dump({"models": {task.config.model: differing}}, sort_keys=False)
+
+
+def _val_logits(config: RunConfig, task: Task) -> tuple[np.ndarray, int]:
+    """The validation logits (rows,) of one member, and the epochs that it was trained."""
+    with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        trainer, epochs = fit_member(config, task.schema, task.data, Path(folder), task.device)
+    return trainer.best_val_logits, len(epochs)
+
+
+def _task(args: argparse.Namespace) -> Task:
+    data = args.data or Path("data/encoded") / args.dataset
+    schema = read_schema(data)
+    if args.members < 1 or args.trials < 1:
+        raise RunError(f"--members {args.members} --trials {args.trials}: must be at least 1")
+    return Task(
+        config=resolve(args.dataset, args.model, profiles=args.profile, overrides=args.set),
+        schema=schema,
+        data=data,
+        labels=read_labels(data, "val", schema),
+        device=resolve_device(args.device),
+        members=args.members,
+        objective=args.objective,
+    )
+
+
+def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
+    """The study of this name, begun or taken up; `RunError` where it was another search."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = args.runs / "search" / f"{args.name}.journal"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=args.name,
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS // 2),
+    )
+    # Taken up again, the sampler must not repeat the draws that it began with.
+    study.sampler = optuna.samplers.TPESampler(
+        n_startup_trials=STARTUP_TRIALS, seed=task.config.seed + len(study.trials)
+    )
+    search = {
+        "config": yaml.safe_load(task.config.to_yaml()),
+        "data": task.schema.fingerprint,
+        "members": task.members,
+        "objective": task.objective,
+    }
+    if not study.trials:
+        study.set_user_attr("search", search)
+        for settings in first_trials(task):
+            study.enqueue_trial(settings)
+    for key, there, here in setting_differences(study.user_attrs["search"], search):
+        raise RunError(
+            f"{journal} is a search with {key}={there!r}, not {here!r}; choose another --name, or "
+            f"remove it"
+        )
+    return study
+
+
+def _ended(study: optuna.Study) -> int:
+    return len(study.get_trials(states=ENDED))
+
+
+def _budget(study: optuna.Study, task: Task) -> str:
+    trials = study.get_trials(states=ENDED)
+    epochs = sum(trial.user_attrs.get("member_epochs", 0) for trial in trials)
+    seconds = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+    first = task.config.seed
+    return (
+        f"{len(trials)} trials of up to {task.members} members (seeds {first} to "
+        f"{first + task.members - 1}): {epochs} member-epochs, {seconds:.0f} s of training"
+    )
+
+
+def _describe(trial: optuna.trial.FrozenTrial) -> str:
+    settings = " ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in trial.params.items()
+    )
+    figures = trial.user_attrs
+    scores = (
+        f"merged {figures['merged_logloss']:.5f} (AUC {figures['merged_auc']:.5f}), "
+        f"member {figures['member_logloss']:.5f}, {figures['seconds']:.0f} s"
+        if "seconds" in figures
+        else "no member"
+    )
+    return f"trial {trial.number} {trial.state.name.lower()}: {scores}; {settings}"
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--objective", choices=OBJECTIVES, default="merged")
+    parser.add_argument("--members", type=int, default=3, help="trained in every trial")
+    parser.add_argument("--trials", type=int, default=30, help="in all, earlier ones included")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="begin no trial after so long"
+    )
+    parser.add_argument("--name", required=True, help="of the profile and of the search")
+    add_shared_arguments(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
