@@ -71,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         deadline = time.monotonic() + args.seconds
         while _ended(study) < args.trials and time.monotonic() < deadline:
             study.optimize(lambda trial: run_trial(trial, task), n_trials=1, catch=(RunError,))
-            latest = max(study.get_trials(states=ENDED), key=lambda trial: trial.datetime_complete)
-            print(_describe(latest), flush=True)
+            print(_describe(study.get_trials(states=ENDED)[-1]), flush=True)
         print(_budget(study, task))
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             raise RunError("no trial was completed; give it more --trials or --seconds")
@@ -101,7 +100,10 @@ def suggest(trial: optuna.Trial, model: str) -> dict[str, Any]:
 
 
 def first_trials(task: Task) -> list[dict[str, Any]]:
-    """Tried first: the settings as configured, then with every seed reading in its own order."""
+    """Tried first: the settings as configured, every seed's own order, and noisier optimisation.
+
+    Noise of the optimisation costs a single model little and makes members differ.
+    """
     training, schema = task.config.training, task.schema
     xavier = (2 / (schema.num_features + training.embedding_dim)) ** 0.5  # sd of the official one
     init = min(max(training.embedding_init or xavier, 1e-3), 5e-2)
@@ -115,7 +117,9 @@ def first_trials(task: Task) -> list[dict[str, Any]]:
     }
     if "dropout" in task.config.model_settings:
         as_configured["dropout"] = task.config.model_settings["dropout"]
-    return [as_configured, {**as_configured, "vary": "init+order"}]
+    noisier = {"lr": min(5 * training.lr, 1e-2), "batch_size": 512, "epochs": 1}
+    own_order = {**as_configured, "vary": "init+order"}
+    return [as_configured, own_order, {**own_order, **noisier}]
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
