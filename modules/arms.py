@@ -87,11 +87,7 @@ def achieved_scale(config: RunConfig, macs_per_row: int, num_fields: int) -> flo
 
 def part_macs(part: Part, num_fields: int) -> int:
     """Multiply-adds a row of one module; nothing is allocated."""
-    with torch.device("meta"):
-        model = build_model(
-            part.model, num_fields, embedding_dim=part.embedding_dim, **part.settings
-        )
-    return count_macs_per_row(model, num_fields, part.embedding_dim)
+    return _macs(part.model, part.embedding_dim, tuple(part.settings.items()), num_fields)
 
 
 def widen(part: Part, k: float, num_fields: int) -> Part:
@@ -151,6 +147,13 @@ def deepen(part: Part, k: float, num_fields: int) -> Part:
             f"multiply-adds, or {next_one:.2f} times; choose depth:{next_one:.1f}, or width:{k:g}"
         )
     return best
+
+
+@cache
+def _macs(model: str, dim: int, settings: tuple[tuple[str, Any], ...], num_fields: int) -> int:
+    with torch.device("meta"):
+        built = build_model(model, num_fields, embedding_dim=dim, **dict(settings))
+    return count_macs_per_row(built, num_fields, dim)
 
 
 @cache  # a group asks for every seed, and a search builds some forty models

@@ -45,7 +45,8 @@ from modules.scoring.metrics import auc, logloss
 from modules.training import fit_member, resolve_device
 
 OBJECTIVES = ("merged", "member")
-STARTUP_TRIALS = 8  # drawn at random, before the sampler begins to learn from them
+STARTUP_TRIALS = 6  # the first three and some drawn at random; then the sampler learns from them
+HOPELESS = 0.01  # log loss by which the first member may lie above the best trial's objective
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -156,11 +157,9 @@ def run_trial(trial: optuna.Trial, task: Task) -> float:
         }
         for key, value in figures.items():
             trial.set_user_attr(key, value)
-        objective = figures[f"{task.objective}_logloss"]
-        trial.report(objective, number)
-        if number + 1 < task.members and trial.should_prune():
-            raise optuna.TrialPruned
-    return objective
+        if number == 0 and losses[0] > _best_value(trial.study) + HOPELESS:
+            raise optuna.TrialPruned  # by much, as merging makes up for a weaker member
+    return figures[f"{task.objective}_logloss"]
 
 
 def profile_of(study: optuna.Study, task: Task, argv: Sequence[str]) -> str:
@@ -215,7 +214,6 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
         study_name=args.name,
         storage=JournalStorage(JournalFileBackend(str(journal))),
         load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS // 2),
     )
     # Taken up again, the sampler must not repeat the draws that it began with.
     study.sampler = optuna.samplers.TPESampler(
@@ -237,6 +235,11 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
             f"remove it"
         )
     return study
+
+
+def _best_value(study: optuna.Study) -> float:
+    values = [trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,))]
+    return min((value for value in values if value is not None), default=float("inf"))
 
 
 def _ended(study: optuna.Study) -> int:

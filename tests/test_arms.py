@@ -87,7 +87,7 @@ def test_the_tables_know_every_model_and_its_settings() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if GROWTH[name].wide])
-@pytest.mark.parametrize("k", [1, 2, 3.5])
+@pytest.mark.parametrize("k", [1, 2.5])
 def test_a_width_costs_what_was_asked_for(name: str, k: float) -> None:
     run = config(name, f"width:{k:g}")
     (part,) = build_parts(run, FIELDS)
@@ -126,7 +126,9 @@ def test_models_that_cannot_grow_say_what_to_do() -> None:
             build_parts(config(name, arm), FIELDS)
     with pytest.raises(ConfigError, match=r"nearest that whole widths allow .* is \d\.\d\d times"):
         widen(Part("fm", 1, {"first_order": False}), 1.4, FIELDS)
-    with pytest.raises(ConfigError, match=r"allow 1\.\d\d times .*choose depth:\d\.\d, or width:2"):
+    with pytest.raises(
+        ConfigError, match=r"allow 1\.\d\d times .*choose depth:\d+\.\d, or width:2"
+    ):
         build_parts(config("xdeepfm", "depth:2", "cin_units=64", "hidden_units=8"), FIELDS)
 
 
