@@ -16,7 +16,7 @@ import io
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,9 +37,9 @@ from data.loader import read_labels
 from data.schema import Schema, read_schema
 from modules import config as configuration
 from modules.cli import add_shared_arguments
-from modules.config import RunConfig, resolve, setting_differences
+from modules.config import ConfigError, RunConfig, resolve, setting_differences
 from modules.group import USER_ERRORS
-from modules.models import model_settings
+from modules.models import model_settings, unknown_name
 from modules.runs import RunError
 from modules.scoring.metrics import auc, logloss
 from modules.training import fit_member, resolve_device
@@ -47,6 +47,9 @@ from modules.training import fit_member, resolve_device
 OBJECTIVES = ("merged", "member")
 STARTUP_TRIALS = 6  # the first three and some drawn at random; then the sampler learns from them
 HOPELESS = 0.01  # log loss by which the first member may lie above the best trial's objective
+INITS = (1e-3, 5e-2)  # standard deviations of the embeddings' initialisation
+MAX_EPOCHS = 3
+SEARCHED = ("lr", "batch_size", "vary", "embedding_init", "dropout", "bootstrap", "epochs")
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -61,6 +64,7 @@ class Task:
     device: torch.device
     members: int
     objective: str
+    searched: tuple[str, ...]  # names of settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,19 +89,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def suggest(trial: optuna.Trial, model: str) -> dict[str, Any]:
+def suggest(trial: optuna.Trial, task: Task) -> dict[str, Any]:
     """The settings of a trial. What creates diversity is searched, the architecture is not."""
-    settings: dict[str, Any] = {
-        "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
-        "batch_size": trial.suggest_categorical("batch_size", [256, 512, 1024, 2048]),
-        "vary": trial.suggest_categorical("vary", ["init", "init+order"]),
-        "embedding_init": trial.suggest_float("embedding_init", 1e-3, 5e-2, log=True),
-        "bootstrap": trial.suggest_float("bootstrap", 0.0, 1.0, step=0.25),
-        "epochs": trial.suggest_int("epochs", 1, 3),
+    training = task.config.training
+    batch_sizes = sorted({256, 512, 1024, 2048, training.batch_size})
+    lowest, highest = min(3e-4, training.lr), max(1e-2, training.lr)
+    space: dict[str, Callable[[], Any]] = {
+        "lr": lambda: trial.suggest_float("lr", lowest, highest, log=True),
+        "batch_size": lambda: trial.suggest_categorical("batch_size", batch_sizes),
+        "vary": lambda: trial.suggest_categorical("vary", ["init", "init+order"]),
+        "embedding_init": lambda: trial.suggest_float("embedding_init", *INITS, log=True),
+        "dropout": lambda: trial.suggest_float("dropout", 0.0, 0.5, step=0.05),
+        "bootstrap": lambda: trial.suggest_float("bootstrap", 0.0, 1.0, step=0.25),
+        "epochs": lambda: trial.suggest_int("epochs", 1, MAX_EPOCHS),
     }
-    if "dropout" in model_settings(model):
-        settings["dropout"] = trial.suggest_float("dropout", 0.0, 0.5, step=0.05)
-    return settings
+    return {key: space[key]() for key in task.searched}
 
 
 def first_trials(task: Task) -> list[dict[str, Any]]:
@@ -107,20 +113,17 @@ def first_trials(task: Task) -> list[dict[str, Any]]:
     """
     training, schema = task.config.training, task.schema
     xavier = (2 / (schema.num_features + training.embedding_dim)) ** 0.5  # sd of the official one
-    init = min(max(training.embedding_init or xavier, 1e-3), 5e-2)
-    as_configured = {
-        "lr": training.lr,
-        "batch_size": training.batch_size,
-        "vary": training.vary,
-        "embedding_init": init,
-        "bootstrap": 0.0,
-        "epochs": min(training.epochs, 3),
+    as_configured = asdict(training) | {
+        "embedding_init": min(max(training.embedding_init or xavier, INITS[0]), INITS[1]),
+        "epochs": min(training.epochs, MAX_EPOCHS),
+        "dropout": task.config.model_settings.get("dropout", 0.0),
     }
-    if "dropout" in task.config.model_settings:
-        as_configured["dropout"] = task.config.model_settings["dropout"]
-    noisier = {"lr": min(5 * training.lr, 1e-2), "batch_size": 512, "epochs": 1}
     own_order = {**as_configured, "vary": "init+order"}
-    return [as_configured, own_order, {**own_order, **noisier}]
+    noisier = {"lr": min(5 * training.lr, 1e-2), "batch_size": 512, "epochs": 1}
+    return [
+        {key: settings[key] for key in task.searched}
+        for settings in (as_configured, own_order, {**own_order, **noisier})
+    ]
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -137,7 +140,7 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
 def run_trial(trial: optuna.Trial, task: Task) -> float:
     """Train the members of a trial; the validation log loss that it is judged by."""
-    config = with_settings(task.config, suggest(trial, task.config.model))
+    config = with_settings(task.config, suggest(trial, task))
     started = time.perf_counter()
     total = np.zeros(len(task.labels))
     losses: list[float] = []
@@ -194,14 +197,21 @@ def _task(args: argparse.Namespace) -> Task:
     schema = read_schema(data)
     if args.members < 1 or args.trials < 1:
         raise RunError(f"--members {args.members} --trials {args.trials}: must be at least 1")
+    config = resolve(args.dataset, args.model, profiles=args.profile, overrides=args.set)
+    known = [key for key in SEARCHED if key != "dropout" or key in model_settings(args.model)]
+    asked = args.search.split(",") if args.search else known
+    for key in asked:
+        if key not in known:
+            raise ConfigError(f"--search: {unknown_name('setting', key, known)}")
     return Task(
-        config=resolve(args.dataset, args.model, profiles=args.profile, overrides=args.set),
+        config=config,
         schema=schema,
         data=data,
         labels=read_labels(data, "val", schema),
         device=resolve_device(args.device),
         members=args.members,
         objective=args.objective,
+        searched=tuple(asked),
     )
 
 
@@ -224,11 +234,12 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
         "data": task.schema.fingerprint,
         "members": task.members,
         "objective": task.objective,
+        "search": list(task.searched),
     }
     if not study.trials:
         study.set_user_attr("search", search)
         for settings in first_trials(task):
-            study.enqueue_trial(settings)
+            study.enqueue_trial(settings, skip_if_exists=True)
     for key, there, here in setting_differences(study.user_attrs["search"], search):
         raise RunError(
             f"{journal} is a search with {key}={there!r}, not {here!r}; choose another --name, or "
@@ -276,6 +287,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--objective", choices=OBJECTIVES, default="merged")
+    parser.add_argument("--search", metavar="A,B", help=f"default: {','.join(SEARCHED)}")
     parser.add_argument("--members", type=int, default=3, help="trained in every trial")
     parser.add_argument("--trials", type=int, default=30, help="in all, earlier ones included")
     parser.add_argument(
