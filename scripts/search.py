@@ -6,7 +6,8 @@
 A trial trains K members and is judged by validation log loss: that of their mean logit
 (`--objective merged`) or the mean of their own (`--objective member`), so that both objectives
 cost the same. The test split is never read. The best trial becomes configs/profiles/NAME.yaml.
-A search that was stopped goes on where it was when started again. Needs requirements-search.txt.
+A search that was stopped goes on where it was when started again (its journal is kept under
+runs/search); --force begins anew. Needs requirements-search.txt.
 """
 
 from __future__ import annotations
@@ -220,6 +221,8 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = args.runs / "search" / f"{args.name}.journal"
     journal.parent.mkdir(parents=True, exist_ok=True)
+    if args.force:
+        journal.unlink(missing_ok=True)
     study = optuna.create_study(
         study_name=args.name,
         storage=JournalStorage(JournalFileBackend(str(journal))),
@@ -243,7 +246,7 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
     for key, there, here in setting_differences(study.user_attrs["search"], search):
         raise RunError(
             f"{journal} is a search with {key}={there!r}, not {here!r}; choose another --name, or "
-            f"remove it"
+            f"begin anew with --force"
         )
     return study
 

@@ -84,6 +84,8 @@ def test_a_search_goes_on_where_it_was(
     other = command("--trials", "4", "--objective", "member")
     assert search.main(other) == 1
     assert "is a search with objective='merged', not 'member'" in capsys.readouterr().err
+    assert search.main([*other[:-5], "--force", *other[-5:]]) == 0
+    assert capsys.readouterr().out.startswith("trial 0 ")
 
 
 def test_the_settings_of_a_trial_are_the_models(search: ModuleType, tmp_path: Path) -> None:
