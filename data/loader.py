@@ -25,6 +25,13 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+class _OnDevice(NamedTuple):
+    """A shard on a device: ids (rows, F) int32, labels (rows,) uint8."""
+
+    ids: Tensor
+    labels: Tensor
+
+
 class Loader:
     """The batches of one split; every iteration is one pass over its rows.
 
@@ -32,11 +39,13 @@ class Loader:
     generator: None for file order; else each pass draws a new order from it, of the shards and
     of the rows within each. file_format: parquet or tfrecord where both are there; parquet first.
     device: where the batches are put; to a GPU they are copied asynchronously from pinned memory.
+    resident: keep the rows there after the first pass, int32 ids and uint8 labels, so that later
+    passes read and copy nothing.
 
     Batches run across shards, so that in file order they do not depend on the shards' size; only
     the last of all may be short. A thread reads the next shard while one is used; there are never
-    more than these two in memory. Damaged shards, ids outside their field and a wrong number of
-    rows raise `DataError`.
+    more than these two in memory, unless they are resident. Damaged shards, ids outside their
+    field and a wrong number of rows raise `DataError`.
     """
 
     def __init__(
@@ -51,6 +60,7 @@ class Loader:
         schema: Schema | None = None,
         file_format: str | None = None,
         device: torch.device | str | None = None,
+        resident: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, must be at least 1")
@@ -61,6 +71,7 @@ class Loader:
         self.bootstrap = bootstrap
         self.bootstrap_seed = bootstrap_seed
         self.device = None if device is None else torch.device(device)
+        self._kept: dict[Path, Rows | _OnDevice] | None = {} if resident else None
         self._paths = find_shards(folder, split, file_format)
         found = sum(shard_format(path).count_rows(path) for path in self._paths)
         _check_num_rows(found, self._paths, split, self.schema)
@@ -105,7 +116,7 @@ class Loader:
         if self.device is None:
             return batch
         # Out of pinned memory a copy to the device does not hold up the program.
-        pin = self.device.type == "cuda"
+        pin = self.device.type == "cuda" and batch.ids.device.type == "cpu"
         return Batch(
             *(
                 (tensor.pin_memory() if pin else tensor).to(self.device, non_blocking=pin)
@@ -113,8 +124,24 @@ class Loader:
             )
         )
 
-    def _shards(self, paths: list[Path]) -> Iterator[Rows]:
-        """The shards in this order, one read ahead."""
+    def _shards(self, paths: list[Path]) -> Iterator[Rows | _OnDevice]:
+        """The shards in this order."""
+        if self._kept is None:
+            yield from self._read(paths)
+            return
+        if not self._kept:
+            self._kept = dict(zip(paths, map(self._keep, self._read(paths)), strict=True))
+        yield from (self._kept[path] for path in paths)
+
+    def _keep(self, shard: Rows) -> Rows | _OnDevice:
+        """`shard` as it stays in memory: on the device where that has its own."""
+        if self.device is None or self.device.type == "cpu":
+            return shard
+        ids, labels = (torch.tensor(array, device=self.device) for array in shard)
+        return _OnDevice(ids, labels)
+
+    def _read(self, paths: list[Path]) -> Iterator[Rows]:
+        """The shards of `paths`, one read ahead."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-reader") as reader:
             ahead = reader.submit(_read_checked, paths[0], self.schema)
             for path in paths[1:]:
@@ -185,7 +212,10 @@ def _read_checked(path: Path, schema: Schema) -> Rows:
     return rows
 
 
-def _take(shard: Rows, rows: slice | np.ndarray) -> Batch:
+def _take(shard: Rows | _OnDevice, rows: slice | np.ndarray) -> Batch:
+    if isinstance(shard, _OnDevice):
+        picked = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(shard.ids.device)
+        return Batch(shard.ids[picked].long(), shard.labels[picked].float())
     # By numpy: copies this small are not worth waking torch's threads, which train meanwhile.
     if isinstance(rows, slice):
         ids, labels = shard.ids[rows], shard.labels[rows]

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modules.precision import apply_in_float32
+
 CPU_BLOCK, GPU_BLOCK = 2**19, 2**25  # scores at a time
 
 
@@ -26,7 +28,7 @@ def self_attention(inputs: Tensor, weight: Tensor, heads: int, scale: float) -> 
     is no fourth part R are the inputs.
     Shape: (B, F, C), (3 A or 4 A, C) -> (B, F, A)
     """
-    out: Tensor = _SelfAttention.apply(inputs, weight, heads, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = apply_in_float32(_SelfAttention, inputs, weight, heads, scale)
     return out
 
 

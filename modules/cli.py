@@ -23,6 +23,14 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", action="append", default=[], help="settings of configs/profiles/NAME.yaml"
     )
+    parser.add_argument(
+        "--precision",
+        dest="set",
+        action="append",
+        type="precision={}".format,
+        metavar="float32|tf32|bf16",
+        help="of matrix products in training, as --set precision=bf16",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--data", type=Path, help="default: data/encoded/DATASET")
     parser.add_argument("--runs", type=Path, default=Path("runs"))

@@ -12,6 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from modules.models import MODELS, model_settings, unknown_name
+from modules.precision import Precision
+from modules.schedule import Schedule
 
 ARMS = ("base", "width", "depth", "joint", "multi", "soup", "soup-late")
 SCALED_ARMS = ("width", "depth")  # by any factor; the others by a whole number
@@ -30,6 +32,8 @@ class TrainingConfig:
     embedding_init: float | None = None  # std of a normal; None: Xavier-uniform over the table
     optimizer: Literal["deferred", "dense"] = "deferred"  # the same Adam, by used rows or by all
     lr: float = 1e-4
+    schedule: Schedule = "constant"  # of the learning rate
+    warmup_steps: int = 0
     l2: float = 0.0  # Adam's coupled weight decay, on the model and on rows of the table:
     l2_scope: Literal["batch", "table"] = "batch"  # those of the batch; all, as officially
     batch_size: int = 4096
@@ -37,10 +41,21 @@ class TrainingConfig:
     patience: int = 0  # epochs without a better val AUC that are forgiven before the stop
     vary: Literal["init", "init+order"] = "init"  # what a seed changes; "init" reads in file order
     bootstrap: float = 0.0  # share of the training rows that a seed replaces by rows drawn anew
+    precision: Precision = "float32"  # of the model's matrix products in training
+    compile: bool = False  # the model, by torch.compile
+    table_device: Literal["model", "cpu"] = "model"  # cpu: a table larger than the GPU's memory
+    resident: bool = False  # keep the rows in memory from epoch to epoch
 
     def __post_init__(self) -> None:
         """Raise `ConfigError` for a value out of its range."""
-        lowest = {"embedding_dim": 1, "batch_size": 1, "epochs": 1, "patience": 0, "l2": 0.0}
+        lowest = {
+            "embedding_dim": 1,
+            "batch_size": 1,
+            "epochs": 1,
+            "patience": 0,
+            "l2": 0.0,
+            "warmup_steps": 0,
+        }
         for key, low in lowest.items():
             if not low <= getattr(self, key) < math.inf:
                 raise ConfigError(f"{key}={getattr(self, key)} is not a number from {low} on")

@@ -51,7 +51,6 @@ def measure_latency_ms(network: Network, schema: Schema) -> float:
     By one worker, on the network's device and with torch's present number of threads. The ids are
     drawn uniformly from each field, which is harder on the caches than a real log.
     """
-    device = network.table.weight.device
     generator = torch.Generator().manual_seed(0)
     ids = torch.stack(
         [
@@ -59,17 +58,17 @@ def measure_latency_ms(network: Network, schema: Schema) -> float:
             for own in schema.fields
         ],
         dim=1,
-    ).to(device)
+    ).to(network.table.weight.device)
     network.eval()
     times: list[float] = []
     with torch.inference_mode():
         for _ in range(2):  # the first calls choose kernels and allocate
             network(ids)
         while len(times) < 3 or (len(times) < _REPEATS and sum(times) < _SECONDS):
-            _wait_for(device)
+            _wait_for(network.device)
             started = time.perf_counter()
             network(ids)
-            _wait_for(device)
+            _wait_for(network.device)
             times.append(time.perf_counter() - started)
     return 1000 * median(times)
 

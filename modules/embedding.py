@@ -31,9 +31,14 @@ class DistinctIds(NamedTuple):
 
     def to(self, table: torch.device, model: torch.device) -> DistinctIds:
         """`ids` on the table's device, the rest on the model's, copied without waiting."""
-        ids, *places = (part.pin_memory() for part in self) if model.type == "cuda" else self
-        moved = (part.to(model, non_blocking=True) for part in places)
-        return DistinctIds(ids.to(table, non_blocking=True), *moved)
+        ids, *places = self
+        return DistinctIds(to_device(ids, table), *(to_device(part, model) for part in places))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor`, from the CPU, on `device`; to a GPU it is copied without waiting."""
+    on_gpu = device.type == "cuda"
+    return (tensor.pin_memory() if on_gpu else tensor).to(device, non_blocking=on_gpu)
 
 
 class DistinctFinder:
@@ -160,8 +165,17 @@ class Network(nn.Module):
         super().__init__()
         self.table = table
         self.model = model
+        self.device = torch.device("cpu")  # of the model
+
+    def place(self, device: torch.device, *, table_device: torch.device) -> Network:
+        """Put the model on `device` and the table on `table_device`."""
+        self.model.to(device)
+        self.table.to(table_device)
+        self.device = device
+        return self
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Logits (B,), on the model's device, of ids (B, F) on the table's."""
         vectors, weights = self.table(ids)
-        logits: Tensor = self.model(vectors, weights)
+        logits: Tensor = self.model(vectors.to(self.device), weights.to(self.device))
         return logits

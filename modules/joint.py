@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from modules.config import ConfigError
 from modules.embedding import EmbeddingTable, Network
+from modules.layers import MLP
 from modules.models.dcn import CrossNetwork
 
 
@@ -166,11 +167,15 @@ class MergingMLP(nn.Module):
         first = next((i + 1 for i, layer in enumerate(layers[0]) if isinstance(layer, nn.ReLU)), 0)
         if first == 0:
             raise ConfigError("multi: hidden_units names no layer in which the sets could meet")
-        self.first = nn.ModuleList(nn.Sequential(*own[:first]) for own in layers)
-        self.rest = nn.Sequential(*layers[0][first:])
+        self.first = nn.ModuleList(_mlp_of(own[:first]) for own in layers)
+        self.rest = _mlp_of(layers[0][first:])
 
     def forward(self, inputs: Tensor) -> Tensor:
         parts = inputs.chunk(len(self.first))
         hidden = [first(part) for first, part in zip(self.first, parts, strict=True)]
         outputs: Tensor = self.rest(torch.stack(hidden).mean(dim=0))  # (B, output_dim)
         return outputs.repeat(len(hidden), 1)
+
+
+def _mlp_of(layers: Sequence[nn.Module]) -> MLP:
+    return MLP(0, (), output_dim=None).extend(layers)

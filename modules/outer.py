@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.precision import apply_in_float32
+
 CPU_BLOCK, GPU_BLOCK = 2**21, 2**27  # products formed at a time
 
 
@@ -24,7 +26,7 @@ def bilinear_map(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
     Shape: (O, F, N), (F, R), (N, R) -> (O, R)
     """
-    out: Tensor = _OuterMap.apply(weight, left, right, False)  # type: ignore[no-untyped-call]
+    out: Tensor = apply_in_float32(_OuterMap, weight, left, right, False)
     return out
 
 
@@ -35,7 +37,7 @@ def quadratic_map(weight: Tensor, x: Tensor) -> Tensor:
     Shape: (O, F, F), (F, R) -> (O, R)
     """
     folded = weight.triu() + weight.tril(-1).mT
-    out: Tensor = _OuterMap.apply(folded, x, x, True)  # type: ignore[no-untyped-call]
+    out: Tensor = apply_in_float32(_OuterMap, folded, x, x, True)
     return out
 
 

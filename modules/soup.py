@@ -55,7 +55,7 @@ class SeedSoupTrainer(Trainer):
         """Average the members' weights; there are no epochs."""
         mean = WeightMean()
         for member in self.members:
-            mean.add(safetensors.torch.load_file(member.folder / WEIGHTS, device=str(self.device)))
+            mean.add(safetensors.torch.load_file(member.folder / WEIGHTS))
         self.network.load_state_dict(mean.mean)
         self.best_val_logits = self.predict("val")
         safetensors.torch.save_model(self.network, str(self.folder / WEIGHTS))

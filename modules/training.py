@@ -27,15 +27,17 @@ from tqdm import tqdm
 
 from data.atomic import atomic_folder
 from data.loader import Batch, Loader, read_labels, read_truth
-from data.schema import Schema, read_schema
+from data.schema import SPLITS, Schema, read_schema
 from modules.arms import achieved_scale, build_parts, resolved_settings
 from modules.config import Arm, Part, RunConfig, TrainingConfig
 from modules.cost import count_macs_per_row, count_parameters, measure_latency_ms
-from modules.embedding import DistinctFinder, EmbeddingTable, Network
+from modules.embedding import DistinctFinder, EmbeddingTable, Network, to_device
 from modules.joint import JointModel, MultiEmbeddingModel, join_tables
 from modules.models import build_model
 from modules.optim import DeferredAdam, DenseAdam
+from modules.precision import matrix_precision
 from modules.runs import SCORED_SPLITS, Member, RunError, read_member, run_folder, store_labels
+from modules.schedule import LearningRate
 from modules.scoring.metrics import auc, logloss
 
 CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the device
@@ -149,10 +151,13 @@ def fit_member(
 ) -> tuple[Trainer, list[Epoch]]:
     """Build a member and train it; its best weights and its log go to `folder`.
 
-    Of the encoded data set only the train and val splits are read.
+    Only rows of the train and val splits are read.
     """
     streams = Streams.of(config.seed)
-    network = build_network(config, schema, streams).to(device)
+    on_host = config.training.table_device == "cpu"
+    network = build_network(config, schema, streams).place(
+        device, table_device=torch.device("cpu") if on_host else device
+    )
     trainer = (make_trainer or Trainer)(config, schema, data, network, streams, folder)
     with _seeded(streams.dropout, device):
         return trainer, trainer.fit()
@@ -216,15 +221,25 @@ class Trainer:
         folder: Path,
     ) -> None:
         self.settings = config.training
+        self.device = network.device
+        if self.settings.precision == "tf32" and self.device.type != "cuda":
+            raise RunError(f"precision=tf32 is of CUDA GPUs, not of the {self.device}; use float32")
         self.name = f"{config.model} seed {config.seed}"
         self.schema = schema
         self.data = data
         self.network = network
-        self.device = network.table.weight.device
+        self.model = torch.compile(network.model) if self.settings.compile else network.model
         self.folder = folder
         self.order = streams.order if self.settings.vary == "init+order" else None
         self.bootstrap_seed = streams.bootstrap
+        self.loaders = {split: self._loader(split) for split in SPLITS}
         lr, l2 = self.settings.lr, self.settings.l2
+        self.learning_rate = LearningRate(
+            lr,
+            self.settings.schedule,
+            warmup_steps=self.settings.warmup_steps,
+            total_steps=self.settings.epochs * len(self.loaders["train"]),
+        )
         self.finder = DistinctFinder(len(network.table.weight))
         self.table_optimizer = build_table_optimizer(network.table.weight, self.settings)
         self.model_parameters = list(network.model.parameters())
@@ -256,30 +271,22 @@ class Trainer:
             )
             epochs.append(epoch)
             self._log(epoch)
-            if best is None or epoch.val_auc > best.val_auc:
+            improved = best is None or epoch.val_auc > best.val_auc
+            self.learning_rate.end_epoch(improved=improved)
+            if improved:
                 best = epoch
                 self.best_val_logits = val_logits
                 safetensors.torch.save_model(self.network, str(self.folder / WEIGHTS))
-            elif number - best.epoch > self.settings.patience:
+            elif best is not None and number - best.epoch > self.settings.patience:
                 break
         if best is not epochs[-1]:
-            safetensors.torch.load_model(
-                self.network, self.folder / WEIGHTS, device=str(self.device)
-            )
+            safetensors.torch.load_model(self.network, self.folder / WEIGHTS)
         return epochs
 
     def train_epoch(self, number: int) -> float:
         """One pass over the training rows; their mean loss. Raises `RunError` if it diverges."""
         self.network.train()
-        loader = Loader(
-            self.data,
-            "train",
-            batch_size=self.settings.batch_size,
-            generator=self.order,
-            bootstrap=self.settings.bootstrap,
-            bootstrap_seed=self.bootstrap_seed,
-            schema=self.schema,
-        )
+        loader = self.loaders["train"]
         losses: list[Tensor] = []  # of the steps since the last look
         total, rows = 0.0, 0
         with tqdm(
@@ -304,17 +311,20 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """One step of both optimisers; the batch's mean loss before it, a scalar on the device."""
-        distinct = self.finder.find(batch.ids).to(self.device, self.device)
-        labels = batch.labels.to(self.device, non_blocking=True)  # (B,)
+        lr = self.learning_rate.at(self.steps)
+        self.table_optimizer.lr = lr
+        distinct = self.finder.find(batch.ids).to(self.network.table.weight.device, self.device)
         rows = self.table_optimizer.gather(distinct.ids)  # (U, W)
-        vectors, weights = self.network.table.embed(rows, distinct)
-        logits = self.network.model(vectors, weights)
-        loss = binary_cross_entropy_with_logits(logits, labels)
+        vectors, weights = self.network.table.embed(rows.to(self.device), distinct)
+        with matrix_precision(self.settings.precision, self.device):
+            logits = self.model(vectors, weights).float()
+        loss = binary_cross_entropy_with_logits(logits, to_device(batch.labels, self.device))
         for parameter in self.model_parameters:
             parameter.grad = None
         loss.backward()
         self.table_optimizer.update(distinct.ids, rows)
         if self.model_optimizer is not None:
+            self.model_optimizer.param_groups[0]["lr"] = lr
             self.model_optimizer.step()
         self.steps += 1
         return loss.detach()
@@ -323,10 +333,25 @@ class Trainer:
         """Logits (rows,) float32 of a split in file order."""
         self.table_optimizer.synchronize()
         self.network.eval()
-        loader = Loader(self.data, split, batch_size=self.settings.batch_size, schema=self.schema)
         with torch.inference_mode():
-            logits = [self.network(batch.ids.to(self.device)) for batch in loader]
+            place = self.network.table.weight.device
+            logits = [self.network(batch.ids.to(place)) for batch in self.loaders[split]]
         return torch.cat(logits).float().cpu().numpy()
+
+    def _loader(self, split: str) -> Loader:
+        """Training rows stay on the CPU, where their distinct ids are found."""
+        train = split == "train"
+        return Loader(
+            self.data,
+            split,
+            batch_size=self.settings.batch_size,
+            generator=self.order if train else None,
+            bootstrap=self.settings.bootstrap if train else 0.0,
+            bootstrap_seed=self.bootstrap_seed,
+            schema=self.schema,
+            device=None if train else self.network.table.weight.device,
+            resident=self.settings.resident,
+        )
 
     def _finite_sum(self, losses: list[Tensor], epoch: int) -> float:
         stacked = torch.stack(losses).double().cpu()

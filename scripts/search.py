@@ -5,7 +5,7 @@
 
 A trial trains K members and is judged by validation log loss: that of their mean logit
 (`--objective merged`) or the mean of their own (`--objective member`), so that both objectives
-cost the same. The test split is never read. The best trial becomes configs/profiles/NAME.yaml.
+cost the same. No row of the test split is read. The best trial becomes configs/profiles/NAME.yaml.
 A search that was stopped goes on where it was when started again (its journal is kept under
 runs/search); --force begins anew. Needs requirements-search.txt.
 """

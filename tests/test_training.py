@@ -17,8 +17,10 @@ from data.loader import Loader, read_labels
 from data.schema import read_schema
 from modules.config import RunConfig, resolve
 from modules.embedding import DistinctFinder, EmbeddingTable
+from modules.models import MODELS, build_model
 from modules.models.lr import LR
 from modules.optim import DenseAdam
+from modules.precision import matrix_precision
 from modules.runs import Member, RunError
 from modules.scoring.metrics import auc, logloss
 from modules.training import (
@@ -176,6 +178,76 @@ def test_a_step_is_that_of_nn_embedding_under_torch_adam(
         torch.testing.assert_close(trainer.train_step(batch), loss.detach(), atol=1e-4, rtol=1e-3)
     trainer.table_optimizer.synchronize()
     torch.testing.assert_close(network.table.weight, table.weight, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("vary", ["init", "init+order"])
+def test_resident_rows_and_a_table_on_the_host_change_nothing(
+    encoded: Path, tmp_path: Path, vary: str
+) -> None:
+    def logits(runs: str, *settings: str) -> np.ndarray:
+        settings = ("epochs=2", "patience=1", f"vary={vary}", *settings)
+        return train(encoded, tmp_path / runs, "deepfm", 1, *settings).logits("test")
+
+    plain = logits("plain")
+    np.testing.assert_array_equal(plain, logits("kept", "resident=true", "table_device=cpu"))
+
+
+def test_bf16_computes_in_bf16_and_predicts_nearly_the_same(encoded: Path, tmp_path: Path) -> None:
+    full, half = (
+        train(encoded, tmp_path / precision, "deepfm", 1, f"precision={precision}").logits("test")
+        for precision in ("float32", "bf16")
+    )
+    assert not np.array_equal(full, half)
+    np.testing.assert_allclose(half, full, atol=0.05)
+    assert len(np.unique(half)) > len(half) / 2  # predicted in float32
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bf16_changes_gradients_by_its_precision_only(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, 6, embedding_dim=8)
+    vectors = torch.randn(32, 6, 8, requires_grad=True)
+    weights = torch.randn(32, 6, requires_grad=True)
+    gradients = []
+    for precision in ("float32", "bf16"):
+        model.zero_grad()
+        with matrix_precision(precision, CPU):
+            logits = model(vectors, weights).float()
+        binary_cross_entropy_with_logits(logits, torch.ones(32)).backward()
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in model.parameters()])  # type: ignore[union-attr]
+        )
+    full, half = gradients
+    assert (full - half).norm() < 0.03 * full.norm()
+
+
+def test_matrix_precision_is_put_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    with matrix_precision("tf32", CPU):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_tf32_is_refused_where_there_is_none(encoded: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="precision=tf32 is of CUDA GPUs, not of the cpu"):
+        train(encoded, tmp_path, "deepfm", 1, "precision=tf32")
+
+
+@pytest.mark.parametrize("optimizer", ["deferred", "dense"])
+def test_every_parameter_moves_at_the_scheduled_learning_rate(
+    encoded: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """Adam's first steps are of the learning rate's size, whatever the gradient."""
+    schema = read_schema(encoded)
+    run = config("fnn", 1, "lr=1e-2", "warmup_steps=1000", f"optimizer={optimizer}")
+    streams = Streams.of(1)
+    network = build_network(run, schema, streams)
+    before = [tensor.clone() for tensor in (network.table.weight, *network.model.parameters())]
+    trainer = Trainer(run, schema, encoded, network, streams, tmp_path)
+    trainer.train_step(next(iter(Loader(encoded, "train", batch_size=200, schema=schema))))
+    trainer.table_optimizer.synchronize()
+    for old, new in zip(before, (network.table.weight, *network.model.parameters()), strict=True):
+        assert (new - old).abs().max().item() == pytest.approx(1e-5, rel=0.02)
 
 
 def test_lr_finds_the_optimum_of_scikit_learn() -> None:

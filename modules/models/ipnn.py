@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.layers import MLP
+from modules.precision import apply_in_float32
 
 BLOCK = 256  # rows whose matrices of all products stay in the processor's cache
 
@@ -45,7 +46,7 @@ class IPNN(nn.Module):
         self.mlp = MLP(width, hidden_units, dropout=dropout, batch_norm=batch_norm)
 
     def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        inputs = _WithInnerProducts.apply(vectors, self.pairs, self.places)  # type: ignore[no-untyped-call]
+        inputs = apply_in_float32(_WithInnerProducts, vectors, self.pairs, self.places)
         logits: Tensor = self.mlp(inputs).squeeze(1)
         return logits
 

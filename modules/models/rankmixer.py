@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from modules.layers import MLP
 
+CPU_BLOCK = 256  # rows whose tokens stay in the processor's cache from step to step
+
 
 class PerTokenLinear(nn.Module):
     """A Linear of its own for each of T tokens. Shape: (T, B, input_dim) -> (T, B, output_dim)"""
@@ -83,6 +85,8 @@ class RankMixer(nn.Module):
         self.mlp = MLP(num_fields * width, hidden_units, dropout=dropout, batch_norm=batch_norm)
 
     def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        tokens = self.layers(self.widen(vectors).transpose(0, 1))  # (T = F, B, width)
-        logits: Tensor = self.mlp(tokens.transpose(0, 1).flatten(start_dim=1)).squeeze(1)
+        tokens = self.widen(vectors).transpose(0, 1)  # (T = F, B, width)
+        rows = CPU_BLOCK if tokens.device.type == "cpu" else len(vectors)
+        mixed = [self.layers(part).transpose(0, 1) for part in tokens.split(rows, dim=1)]
+        logits: Tensor = self.mlp(torch.cat(mixed).flatten(start_dim=1)).squeeze(1)
         return logits

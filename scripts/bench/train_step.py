@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from modules.cost import count_macs_per_row
 from modules.embedding import DistinctFinder, EmbeddingTable
 from modules.models import MODELS, build_model
 from modules.optim import DeferredAdam
+from modules.precision import Precision, matrix_precision
 
 PARTS = ("gather", "forward", "backward", "optimiser")
 RIVALS = ("torch", "torch-fused", "deepctr")
@@ -83,6 +84,8 @@ class Job:
     steps: int
     inference: bool
     threads: int
+    precision: Precision = "float32"  # ours alone; a rival computes in float32
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ class Ours(Contender):
     def __init__(self, job: Job) -> None:
         self.offsets = _offsets(job.shape)
         self.model = _build(job)
+        self.compiled = torch.compile(self.model) if job.compile else self.model
+        self.precision = job.precision
         self.table = EmbeddingTable(
             job.shape.num_features,
             EMBEDDING_DIM if self.model.uses_vectors else 0,
@@ -148,8 +153,9 @@ class Ours(Contender):
         return self.table.embed(self.rows, self.batch)
 
     def forward(self, *gathered: Tensor) -> Tensor:
-        logits: Tensor = self.model(*gathered)
-        return logits
+        with matrix_precision(self.precision, gathered[0].device):
+            logits: Tensor = self.compiled(*gathered)
+        return logits.float()
 
     def optimise(self) -> None:
         self.table_optimizer.update(self.batch.ids, self.rows)
@@ -310,6 +316,7 @@ def _infer(contender: Contender) -> Callable[[Tensor, Tensor], dict[str, float]]
 def _with_dense(result: Measurement, job: Job) -> Measurement:
     """Add the model over vectors that are there, beside a matrix product of its first layer's."""
     model = _build(job)
+    run = torch.compile(model) if job.compile else model
     shape = (job.batch_size, job.shape.num_fields)
     vectors = torch.randn(*shape, EMBEDDING_DIM).mul_(0.1).requires_grad_(not job.inference)
     weights = torch.randn(shape).mul_(0.1).requires_grad_(not job.inference)
@@ -317,7 +324,9 @@ def _with_dense(result: Measurement, job: Job) -> Measurement:
 
     def dense() -> None:
         with torch.inference_mode(job.inference):
-            loss = binary_cross_entropy_with_logits(model(vectors, weights), labels)
+            with matrix_precision(job.precision, vectors.device):
+                logits = run(vectors, weights)
+            loss = binary_cross_entropy_with_logits(logits.float(), labels)
         if not job.inference:
             loss.backward()
         for tensor in (vectors, weights, *model.parameters()):
@@ -363,6 +372,8 @@ def rows_of(job: Job, shape_name: str, rival: str | None) -> Iterator[dict[str, 
     """One benchmark's results as rows of at least name, ours, reference, ratio, unit."""
     what = "inference" if job.inference else "train_step"
     name = f"{what}/{job.model}/{shape_name}"
+    name += "" if job.precision == "float32" else f"/{job.precision}"
+    name += "/compile" if job.compile else ""
     ours = _in_own_process(job)
     macs = count_macs_per_row(_build(job), job.shape.num_fields, EMBEDDING_DIM)
     details = {"macs_per_row": macs, "batch_size": job.batch_size, "threads": job.threads}
@@ -420,6 +431,8 @@ def main() -> None:
     parser.add_argument(
         "--features", type=int, help="rows of the feature table; default: --shape's"
     )
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
+    parser.add_argument("--compile", action="store_true", help="our model, by torch.compile")
     parser.add_argument("--inference", action="store_true", help="scoring instead of training")
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=15, help="measured steps; medians are printed")
@@ -439,6 +452,8 @@ def main() -> None:
             steps=args.steps,
             inference=args.inference,
             threads=args.threads,
+            precision=args.precision,
+            compile=args.compile,
         )
         for row in rows_of(job, shape_name, args.rival):
             if args.json:

@@ -1,0 +1,43 @@
+"""Types in which a model's matrix products are computed; parameters and sums stay float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+
+@contextmanager
+def matrix_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute matrix products within in `precision`: tf32 on a GPU only, bf16 by autocast."""
+    before = torch.get_float32_matmul_precision()
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def apply_in_float32(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """`function.apply(*args)` outside of autocast, floating point tensors as float32.
+
+    For functions with a backward of their own, which autocast does not see: both of their passes
+    then compute alike.
+    """
+    device = next(arg.device for arg in args if isinstance(arg, Tensor))
+    if not torch.is_autocast_enabled(device.type):
+        return function.apply(*args)
+    with torch.autocast(device.type, enabled=False):
+        return function.apply(
+            *(
+                arg.float() if isinstance(arg, Tensor) and arg.is_floating_point() else arg
+                for arg in args
+            )
+        )
