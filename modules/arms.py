@@ -86,7 +86,7 @@ def achieved_scale(config: RunConfig, macs_per_row: int, num_fields: int) -> flo
 
 
 def part_macs(part: Part, num_fields: int) -> int:
-    """Multiply-adds a row of one module; nothing is allocated."""
+    """Multiply-adds a row of one module."""
     return _macs(part.model, part.embedding_dim, tuple(part.settings.items()), num_fields)
 
 
@@ -151,7 +151,7 @@ def deepen(part: Part, k: float, num_fields: int) -> Part:
 
 @cache
 def _macs(model: str, dim: int, settings: tuple[tuple[str, Any], ...], num_fields: int) -> int:
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # whatever its weights, they are not the run's
         built = build_model(model, num_fields, embedding_dim=dim, **dict(settings))
     return count_macs_per_row(built, num_fields, dim)
 
