@@ -38,7 +38,7 @@ from data.loader import read_labels
 from data.schema import Schema, read_schema
 from modules import config as configuration
 from modules.cli import add_shared_arguments
-from modules.config import ConfigError, RunConfig, resolve, setting_differences
+from modules.config import ConfigError, RunConfig, resolve, setting_differences, with_defaults
 from modules.group import USER_ERRORS
 from modules.models import model_settings, unknown_name
 from modules.runs import RunError
@@ -104,7 +104,15 @@ def suggest(trial: optuna.Trial, task: Task) -> dict[str, Any]:
         "bootstrap": lambda: trial.suggest_float("bootstrap", 0.0, 1.0, step=0.25),
         "epochs": lambda: trial.suggest_int("epochs", 1, MAX_EPOCHS),
     }
-    return {key: space[key]() for key in task.searched}
+    return rounded({key: space[key]() for key in task.searched})
+
+
+def rounded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers to four digits: what is tried is what the profile says."""
+    return {
+        key: float(f"{value:.4g}") if isinstance(value, float) else value
+        for key, value in settings.items()
+    }
 
 
 def first_trials(task: Task) -> list[dict[str, Any]]:
@@ -168,7 +176,7 @@ def run_trial(trial: optuna.Trial, task: Task) -> float:
 
 def profile_of(study: optuna.Study, task: Task, argv: Sequence[str]) -> str:
     """The best trial as a profile: what differs from the data set's settings, and whence."""
-    best = with_settings(task.config, study.best_trial.params)
+    best = with_settings(task.config, rounded(study.best_trial.params))
     plain = resolve(task.config.dataset, task.config.model).to_dict()
     found = best.to_dict()
     differing = {
@@ -243,7 +251,9 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
         study.set_user_attr("search", search)
         for settings in first_trials(task):
             study.enqueue_trial(settings, skip_if_exists=True)
-    for key, there, here in setting_differences(study.user_attrs["search"], search):
+    before = study.user_attrs["search"]
+    before["config"] = with_defaults(before["config"])
+    for key, there, here in setting_differences(before, search):
         raise RunError(
             f"{journal} is a search with {key}={there!r}, not {here!r}; choose another --name, or "
             f"begin anew with --force"
