@@ -16,9 +16,13 @@ from modules.training import resolve_device
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--list-models", action=ListModels, help="names, papers and costs; exit")
-    parser.add_argument("--model", required=True, help="lr, fm, deepfm, ...; see --list-models")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="lr, fm, deepfm, ... (see --list-models), or a joint mix, rankmixer:24+wukong:16",
+    )
     parser.add_argument("--seed", type=int, help="default: the configured first seed")
-    parser.add_argument("--arm", default="base")
+    parser.add_argument("--arm", default="base", help="base, width:2, depth:2, joint:2, ...")
     add_shared_arguments(parser)
     args = parser.parse_args(argv)
     data = args.data or Path("data/encoded") / args.dataset

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.cli import add_shared_arguments, parse_seeds
-from modules.config import RunConfig, resolve
+from modules.config import Arm, RunConfig, resolve
 from modules.group import (
     USER_ERRORS,
     Planned,
@@ -21,6 +21,7 @@ from modules.group import (
     train_group,
 )
 from modules.models import MODELS
+from modules.runs import RunError
 from modules.training import resolve_device
 
 
@@ -53,9 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default=",".join(MODELS), help="default: all")
+    parser.add_argument("--models", help="default: all, or none beside --joint")
     parser.add_argument("--seeds", default="5", help="5: five from the configured first; or 1,2,3")
-    parser.add_argument("--arms", default="base")
+    parser.add_argument(
+        "--arms", default="base", help="base,width:2,depth:2,joint:2,multi:2,soup:5,soup-late:5"
+    )
+    parser.add_argument(
+        "--joint",
+        default="",
+        metavar="MIX",
+        help="architectures trained jointly, with a dimension for each: rankmixer:24+wukong:16",
+    )
     parser.add_argument("--executor", default="inline", choices=["inline"])
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     add_shared_arguments(parser)
@@ -63,21 +72,42 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _configs(args: argparse.Namespace) -> list[RunConfig]:
-    """The grid models x arms x seeds, in this order."""
-    models = args.models.split(",")
+    """The grid models x arms x seeds, in this order, soups last of a model; then the mixes."""
+    mixes = [mix for mix in args.joint.split(",") if mix]
+    models = (args.models or ("" if mixes else ",".join(MODELS))).split(",")
+    arms = sorted(args.arms.split(","), key=lambda arm: arm.startswith("soup:"))  # need the base
+    grid = [(model, arm) for model in models if model for arm in arms]
     configs = []
-    for model in models:
-        for arm in args.arms.split(","):
-            first = resolve(
-                args.dataset,
-                model,
-                arm=arm,
-                profiles=args.profile,
-                overrides=args.set,
-                models=models,
-            )
-            configs += [first.with_seed(seed) for seed in parse_seeds(args.seeds, first.seed)]
+    for model, arm in [*grid, *((mix, "base") for mix in mixes)]:
+        first = resolve(
+            args.dataset,
+            model,
+            arm=arm,
+            profiles=args.profile,
+            overrides=args.set,
+            models=[name for name in models if name],
+        )
+        seeds = parse_seeds(args.seeds, first.seed)
+        if Arm.parse(first.arm).kind == "soup":
+            seeds = _soup_seeds(arm, seeds)
+        configs += [first.with_seed(seed) for seed in seeds]
     return configs
+
+
+def _soup_seeds(arm: str, seeds: Sequence[int]) -> list[int]:
+    """The seeds of the soups that can be made of the members of `seeds`, each used once."""
+    size = int(Arm.parse(arm).k)
+    firsts: list[int] = []
+    for seed in sorted(seeds):
+        needed = set(range(seed, seed + size))
+        if needed <= set(seeds) and (not firsts or seed >= firsts[-1] + size):
+            firsts.append(seed)
+    if not firsts:
+        raise RunError(
+            f"arm '{arm}' averages {size} members of consecutive seeds, and --seeds gives "
+            f"{', '.join(map(str, seeds))}; give --seeds {size} or more"
+        )
+    return firsts
 
 
 def _print_plan(planned: Sequence[Planned], where: str) -> None:

@@ -55,6 +55,8 @@ class Loader:
         *,
         batch_size: int,
         generator: torch.Generator | None = None,
+        bootstrap: float = 0.0,
+        bootstrap_seed: int = 0,
         schema: Schema | None = None,
         file_format: str | None = None,
         device: torch.device | str | None = None,
@@ -66,6 +68,8 @@ class Loader:
         self.split = split
         self.batch_size = batch_size
         self.generator = generator
+        self.bootstrap = bootstrap
+        self.bootstrap_seed = bootstrap_seed
         self.device = None if device is None else torch.device(device)
         self._kept: dict[Path, Rows | _OnDevice] | None = {} if resident else None
         self._paths = _find_shards(folder, split, self.schema, file_format)
@@ -84,9 +88,12 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         pieces: list[Batch] = []
         wanted = self.batch_size
-        for shard in self._shards():
+        numbers = self._permutation(len(self._paths))
+        shards = self._shards([self._paths[number] for number in numbers])
+        for number in numbers.tolist():
+            shard = next(shards)
             num_rows = len(shard.labels)
-            order = None if self.generator is None else self._permutation(num_rows)
+            order = self._row_order(number, num_rows)
             start = 0
             while start < num_rows:
                 stop = min(start + wanted, num_rows)
@@ -117,9 +124,8 @@ class Loader:
             )
         )
 
-    def _shards(self) -> Iterator[Rows | _OnDevice]:
-        """The shards in the order of this pass."""
-        paths = [self._paths[number] for number in self._permutation(len(self._paths))]
+    def _shards(self, paths: list[Path]) -> Iterator[Rows | _OnDevice]:
+        """The shards in this order."""
         if self._kept is None:
             yield from self._read(paths)
             return
@@ -144,6 +150,17 @@ class Loader:
                 yield shard
                 del shard  # or it would live on while the last one is used
             yield ahead.result()
+
+    def _row_order(self, shard: int, num_rows: int) -> np.ndarray | None:
+        """Which row of a shard comes when in this pass, (rows,); None for file order."""
+        order = None if self.generator is None else self._permutation(num_rows)
+        if self.bootstrap == 0:
+            return order
+        draws = np.random.default_rng([self.bootstrap_seed, shard])
+        rows = np.arange(num_rows)
+        replaced = draws.random(num_rows) < self.bootstrap
+        rows[replaced] = draws.integers(num_rows, size=int(replaced.sum()))
+        return rows if order is None else rows[order]
 
     def _permutation(self, size: int) -> np.ndarray:
         if self.generator is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -15,7 +15,8 @@ from modules.models import MODELS, model_settings, unknown_name
 from modules.precision import Precision
 from modules.schedule import Schedule
 
-ARMS = ("base",)
+ARMS = ("base", "width", "depth", "joint", "multi", "soup", "soup-late")
+SCALED_ARMS = ("width", "depth")  # by any factor; the others by a whole number
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -39,6 +40,7 @@ class TrainingConfig:
     epochs: int = 1  # at most
     patience: int = 0  # epochs without a better val AUC that are forgiven before the stop
     vary: Literal["init", "init+order"] = "init"  # what a seed changes; "init" reads in file order
+    bootstrap: float = 0.0  # share of the training rows that a seed replaces by rows drawn anew
     precision: Precision = "float32"  # of the model's matrix products in training
     compile: bool = False  # the model, by torch.compile
     table_device: Literal["model", "cpu"] = "model"  # cpu: a table larger than the GPU's memory
@@ -66,11 +68,59 @@ class TrainingConfig:
             value = getattr(self, key)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{key}={value} is not a positive number")
+        if not 0 <= self.bootstrap <= 1:
+            raise ConfigError(f"bootstrap={self.bootstrap} is not a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to spend an inference budget, and how much of it: `width:2`, `joint:4`."""
+
+    kind: str
+    k: float = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """Read an arm as the command line has it. Raises `ConfigError`."""
+        kind, colon, number = text.partition(":")
+        if kind not in ARMS:
+            raise ConfigError(unknown_name("arm", kind, ARMS))
+        if kind == "base":
+            if colon:
+                raise ConfigError(f"arm '{text}': base is written without a number")
+            return cls(kind)
+        try:
+            k = float(number)
+        except ValueError:
+            k = math.nan
+        whole = kind not in SCALED_ARMS
+        if not 1 <= k < math.inf or (whole and k != int(k)):
+            what = "a whole number" if whole else "a number"
+            raise ConfigError(f"arm '{text}': expected {what} from 1 on, as {kind}:2")
+        if number != f"{k:g}":  # one folder a run
+            raise ConfigError(f"arm '{text}': write it {kind}:{k:g}")
+        return cls(kind, int(k) if whole else k)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module of a network: the whole of it, or one of those that are trained jointly."""
+
+    model: str
+    embedding_dim: int
+    settings: Mapping[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """As YAML's own types."""
+        return asdict(self) | {"settings": _plain(self.settings)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run's result, apart from the data."""
+    """Everything that decides a run's result, apart from the data.
+
+    mix: the modules of a joint mix; `model` is their names joined by `+`. Empty otherwise.
+    """
 
     dataset: str
     model: str
@@ -78,6 +128,12 @@ class RunConfig:
     seed: int = 2021
     training: TrainingConfig = TrainingConfig()
     model_settings: Mapping[str, Any] = field(default_factory=dict)
+    mix: Sequence[Part] = ()
+
+    @property
+    def part(self) -> Part:
+        """The one module of the base arm."""
+        return Part(self.model, self.training.embedding_dim, self.model_settings)
 
     def with_seed(self, seed: int) -> RunConfig:
         """The same run from another seed."""
@@ -85,8 +141,13 @@ class RunConfig:
 
     def to_yaml(self) -> str:
         """The resolved settings, as `config.yaml` in the run folder."""
-        content = asdict(self) | {"model_settings": _plain(dict(self.model_settings))}
-        return yaml.safe_dump(content, sort_keys=False)
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as nested dictionaries of YAML's own types."""
+        content = asdict(self) | {"model_settings": _plain(self.model_settings)}
+        del content["mix"]
+        return content | ({"mix": [part.plain() for part in self.mix]} if self.mix else {})
 
 
 def resolve(
@@ -101,12 +162,16 @@ def resolve(
 ) -> RunConfig:
     """The settings of one run.
 
+    model: a model's name, or several that are trained jointly, each perhaps with an embedding
+    dimension of its own: `rankmixer:24+wukong:16`, whose arm is `joint:2`.
     overrides: `key=value` pairs. models: the models that the overrides are meant for, where not
     all of them know every key (`--set hidden_units=256,128` for LR and DeepFM together).
     Raises `ConfigError` or `ModelError` for an unknown model, key or value.
     """
-    if arm not in ARMS:
-        raise ConfigError(unknown_name("arm", arm, ARMS))
+    Arm.parse(arm)
+    if "+" in model:
+        options = {"seed": seed, "profiles": profiles, "overrides": overrides, "models": models}
+        return _resolve_mix(dataset, model, arm, options)
     defaults = _read_defaults(dataset, model, profiles)
     first_seed = _coerce("seed", defaults.pop("seed", RunConfig.seed), int)
     given = parse_overrides(overrides)
@@ -126,6 +191,67 @@ def resolve(
         training=TrainingConfig(**{k: v for k, v in values.items() if k in shared}),
         model_settings=model_defaults(model) | {k: v for k, v in values.items() if k not in shared},
     )
+
+
+def _resolve_mix(dataset: str, mix: str, arm: str, options: Mapping[str, Any]) -> RunConfig:
+    """The settings of a joint mix, whose modules have all but their own settings in common."""
+    texts = mix.split("+")
+    expected = f"joint:{len(texts)}"
+    if arm not in ("base", expected):
+        raise ConfigError(f"arm '{arm}' of '{mix}': the modules of a mix make the arm {expected}")
+    names = [text.partition(":")[0] for text in texts]
+    options = {**options, "models": [*options["models"], *names]}
+    runs = [resolve(dataset, name, **options) for name in names]
+    dims = [
+        _part_dim(text, run.training.embedding_dim) for text, run in zip(texts, runs, strict=True)
+    ]
+    for run in runs[1:]:
+        for key, first, other in setting_differences(
+            asdict(runs[0].training), asdict(run.training)
+        ):
+            if key != "embedding_dim":
+                raise ConfigError(
+                    f"the modules of '{mix}' are trained together, but {key} is {first} for "
+                    f"{names[0]} and {other} for {run.model}; choose with --set {key}=..."
+                )
+    parts = tuple(
+        Part(name, dim, run.model_settings)
+        for name, dim, run in zip(names, dims, runs, strict=True)
+    )
+    return replace(runs[0], model="+".join(names), arm=expected, model_settings={}, mix=parts)
+
+
+def _part_dim(text: str, default: int) -> int:
+    """The embedding dimension of `wukong:16`, or the default of `wukong`."""
+    name, colon, number = text.partition(":")
+    if not colon:
+        return default
+    if not number.isdigit() or int(number) == 0:
+        raise ConfigError(
+            f"'{text}': the embedding dimension '{number}' is not a whole number "
+            f"from 1 on, as {name}:16"
+        )
+    return int(number)
+
+
+def setting_differences(
+    there: Mapping[str, Any], here: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Every setting that differs between two nested mappings: key, value there, value here."""
+    for key in sorted({*there, *here}):
+        old, new = there.get(key), here.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from setting_differences(old, new)
+        elif old != new:
+            yield key, old, new
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings as its config.yaml has them, with those that are younger than the run.
+
+    The default of a training setting is what the program did before there was the setting.
+    """
+    return {**settings, "training": asdict(TrainingConfig()) | settings["training"]}
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:

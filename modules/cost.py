@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-adds per row.
+"""What a model costs: parameters, multiply-adds per row, and latency.
 
 Matrix products are counted by torch's own flop counter. LR and FM have none, so elementwise
 products count one multiply-add an output element and sums one an input element.
@@ -6,14 +6,20 @@ products count one multiply-add an output element and sums one an input element.
 
 from __future__ import annotations
 
+import time
 from math import prod
+from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from data.schema import Schema
 from modules.embedding import Network
+
+LATENCY_ROWS = 4096
+_REPEATS, _SECONDS = 15, 1.0  # of a measured latency: at most so many, and about so long
 
 _aten = torch.ops.aten
 
@@ -37,6 +43,39 @@ def count_macs_per_row(model: nn.Module, num_fields: int, embedding_dim: int) ->
     few, more = (_count_macs(model, rows, num_fields, embedding_dim, device) for rows in (2, 3))
     model.train(was_training)
     return more - few
+
+
+def measure_latency_ms(network: Network, schema: Schema) -> float:
+    """Median milliseconds from 4096 rows of ids to their logits, the table's look-up included.
+
+    By one worker, on the network's device and with torch's present number of threads. The ids are
+    drawn uniformly from each field, which is harder on the caches than a real log.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.stack(
+        [
+            torch.randint(own.offset, own.offset + own.size, (LATENCY_ROWS,), generator=generator)
+            for own in schema.fields
+        ],
+        dim=1,
+    ).to(network.table.weight.device)
+    network.eval()
+    times: list[float] = []
+    with torch.inference_mode():
+        for _ in range(2):  # the first calls choose kernels and allocate
+            network(ids)
+        while len(times) < 3 or (len(times) < _REPEATS and sum(times) < _SECONDS):
+            _wait_for(network.device)
+            started = time.perf_counter()
+            network(ids)
+            _wait_for(network.device)
+            times.append(time.perf_counter() - started)
+    return 1000 * median(times)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _count_macs(

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 
-from data.schema import DataError, read_schema
-from modules.config import ConfigError, RunConfig, TrainingConfig
+from data.schema import DataError, Schema, read_schema
+from modules.arms import resolved_settings
+from modules.config import Arm, ConfigError, RunConfig, setting_differences, with_defaults
 from modules.models import ModelError
 from modules.runs import Member, RunError, read_member, run_folder
 from modules.scoring.metrics import MetricError
-from modules.training import train_member
+from modules.soup import LateSoupTrainer, SeedSoupTrainer
+from modules.training import Trainer, train_member
 
 # What a user can cause; anything else that ends a member is a defect and shows its traceback.
 USER_ERRORS = (DataError, RunError, ModelError, ConfigError, MetricError, OSError)
@@ -60,10 +62,11 @@ def plan_group(
     """The state of every member; `force` redoes the complete ones.
 
     A run made from other data (its schema differs) is trained again. Raises `RunError` where a
-    run was made with other settings, and `DataError` where the data set cannot be read.
+    run was made with other settings, `ConfigError` where a model has no such arm, and `DataError`
+    where the data set cannot be read.
     """
-    fingerprint = read_schema(data).fingerprint
-    return [Planned(config, _state(config, runs, fingerprint, force)) for config in configs]
+    schema = read_schema(data)
+    return [Planned(config, _state(config, runs, schema, force)) for config in configs]
 
 
 def train_group(
@@ -79,13 +82,30 @@ def train_group(
         try:
             if entry.state is State.OTHER_DATA:
                 _set_aside(folder)
-            member = train_member(config, data, runs, device, replace=entry.state is State.REDO)
+            member = train_member(
+                config,
+                data,
+                runs,
+                device,
+                replace=entry.state is State.REDO,
+                make_trainer=_trainer_of(config, runs),
+            )
             yield Outcome(entry, member)
         except USER_ERRORS as error:
             yield Outcome(entry, None, str(error))
         except Exception as error:
             traceback.print_exc()
             yield Outcome(entry, None, repr(error))
+
+
+def _trainer_of(config: RunConfig, runs: Path) -> Callable[..., Trainer]:
+    """The kind of trainer that an arm takes."""
+    arm = Arm.parse(config.arm)
+    if arm.kind == "soup":
+        return partial(SeedSoupTrainer, runs=runs, members=int(arm.k))
+    if arm.kind == "soup-late":
+        return partial(LateSoupTrainer, snapshots=int(arm.k))
+    return Trainer
 
 
 def summarise(member: Member) -> str:
@@ -100,20 +120,19 @@ def summarise(member: Member) -> str:
     )
 
 
-def _state(config: RunConfig, runs: Path, fingerprint: str, force: bool) -> State:
+def _state(config: RunConfig, runs: Path, schema: Schema, force: bool) -> State:
+    settings = resolved_settings(config, schema.num_fields)
     folder = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
     if not folder.exists():
         return State.MISSING
     if force:
         return State.REDO
-    if read_member(folder).report["data"]["fingerprint"] != fingerprint:
+    if read_member(folder).report["data"]["fingerprint"] != schema.fingerprint:
         return State.OTHER_DATA
-    there = yaml.safe_load((folder / "config.yaml").read_text())
-    # What was no setting yet was as it is by default.
-    there["training"] = asdict(TrainingConfig()) | there["training"]
+    there = with_defaults(yaml.safe_load((folder / "config.yaml").read_text()))
     differences = [
         f"{key} is {old!r} there and {new!r} here"
-        for key, old, new in _differences(there, yaml.safe_load(config.to_yaml()))
+        for key, old, new in setting_differences(there, yaml.safe_load(yaml.safe_dump(settings)))
     ]
     if differences:
         raise RunError(
@@ -121,18 +140,6 @@ def _state(config: RunConfig, runs: Path, fingerprint: str, force: bool) -> Stat
             f"--force trains it again, --runs DIR keeps both"
         )
     return State.COMPLETE
-
-
-def _differences(
-    there: Mapping[str, Any], here: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, Any]]:
-    """Every setting that differs between two nested mappings: key, value there, value here."""
-    for key in sorted({*there, *here}):
-        old, new = there.get(key), here.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new)
-        elif old != new:
-            yield key, old, new
 
 
 def _set_aside(folder: Path) -> None:

@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+import yaml
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
@@ -27,9 +28,11 @@ from tqdm import tqdm
 from data.atomic import atomic_folder
 from data.loader import Batch, Loader, read_labels, read_truth
 from data.schema import SPLITS, Schema, read_schema
-from modules.config import RunConfig, TrainingConfig
-from modules.cost import count_macs_per_row, count_parameters
+from modules.arms import achieved_scale, build_parts, resolved_settings
+from modules.config import Arm, Part, RunConfig, TrainingConfig
+from modules.cost import count_macs_per_row, count_parameters, measure_latency_ms
 from modules.embedding import DistinctFinder, EmbeddingTable, Network, to_device
+from modules.joint import JointModel, MultiEmbeddingModel, join_tables
 from modules.models import build_model
 from modules.optim import DeferredAdam, DenseAdam
 from modules.precision import matrix_precision
@@ -49,15 +52,19 @@ class Streams:
     order: torch.Generator  # order of the training rows
     model: int  # seed of the model's initialisation
     dropout: int
+    bootstrap: int  # seed of the rows that are drawn anew
 
     @classmethod
-    def of(cls, seed: int) -> Streams:
-        table, order, model, dropout = np.random.SeedSequence(seed).generate_state(4).tolist()
+    def of(cls, seed: int, part: int = 0) -> Streams:
+        """The streams of a run or, of a network of several modules, of its module `part`."""
+        sequence = np.random.SeedSequence(seed, spawn_key=(part,) if part else ())
+        table, order, model, dropout, bootstrap = sequence.generate_state(5).tolist()
         return cls(
             table=torch.Generator().manual_seed(table),
             order=torch.Generator().manual_seed(order),
             model=model,
             dropout=dropout,
+            bootstrap=bootstrap,
         )
 
 
@@ -90,62 +97,100 @@ def resolve_device(name: str) -> torch.device:
 
 
 def train_member(
-    config: RunConfig, data: Path, runs: Path, device: torch.device, *, replace: bool = False
+    config: RunConfig,
+    data: Path,
+    runs: Path,
+    device: torch.device,
+    *,
+    replace: bool = False,
+    make_trainer: Callable[..., Trainer] | None = None,
 ) -> Member:
     """Train one member on the encoded data set in `data` and write its run folder under `runs`.
 
     The epoch with the best val AUC is restored, then the test split is scored, once. The folder
-    is complete or absent. Raises `DataError` for unusable data, `RunError` where the loss stops
-    being finite, `FileExistsError` where the run is there and `replace` is not set.
+    is complete or absent. make_trainer: a kind of `Trainer`; its arguments are those of the class.
+    Raises `DataError` for unusable data, `RunError` where the loss stops being finite,
+    `FileExistsError` where the run is there and `replace` is not set.
     """
     schema = read_schema(data)
     target = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
     with atomic_folder(target, replace=replace) as folder:
         started = time.perf_counter()
-        streams = Streams.of(config.seed)
-        on_host = config.training.table_device == "cpu"
-        network = build_network(config, schema, streams).place(
-            device, table_device=torch.device("cpu") if on_host else device
-        )
-        trainer = Trainer(config, schema, data, network, streams, folder)
-        with _seeded(streams.dropout, device):
-            epochs = trainer.fit()
+        trainer, epochs = fit_member(config, schema, data, folder, device, make_trainer)
+        network = trainer.network
         logits = {"val": trainer.best_val_logits, "test": trainer.predict("test")}
         for split in SCORED_SPLITS:
             np.save(folder / f"{split}.npy", logits[split], allow_pickle=False)
+        seconds = time.perf_counter() - started
         report = {
             "dataset": config.dataset,
             "model": config.model,
             "arm": config.arm,
             "seed": config.seed,
             **_scores(logits, data, schema, runs, config.dataset),
-            "best_epoch": max(epochs, key=lambda epoch: epoch.val_auc).epoch,
+            "best_epoch": max(epochs, key=lambda epoch: epoch.val_auc).epoch if epochs else 0,
             "epochs": [asdict(epoch) for epoch in epochs],
             **_costs(network, schema, config),
-            "rows_per_second": float(np.median([epoch.rows_per_second for epoch in epochs])),
-            "seconds": time.perf_counter() - started,
+            "rows_per_second": _median([epoch.rows_per_second for epoch in epochs]),
+            "seconds": trainer.seconds_before + seconds,
             **_provenance(schema, device),
         }
-        (folder / "config.yaml").write_text(config.to_yaml())
+        settings = resolved_settings(config, schema.num_fields)
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return read_member(target)
 
 
+def fit_member(
+    config: RunConfig,
+    schema: Schema,
+    data: Path,
+    folder: Path,
+    device: torch.device,
+    make_trainer: Callable[..., Trainer] | None = None,
+) -> tuple[Trainer, list[Epoch]]:
+    """Build a member and train it; its best weights and its log go to `folder`.
+
+    Only rows of the train and val splits are read.
+    """
+    streams = Streams.of(config.seed)
+    on_host = config.training.table_device == "cpu"
+    network = build_network(config, schema, streams).place(
+        device, table_device=torch.device("cpu") if on_host else device
+    )
+    trainer = (make_trainer or Trainer)(config, schema, data, network, streams, folder)
+    with _seeded(streams.dropout, device):
+        return trainer, trainer.fit()
+
+
 def build_network(config: RunConfig, schema: Schema, streams: Streams) -> Network:
-    """A freshly initialised feature table and model, on the CPU."""
+    """A freshly initialised feature table and the model or models over it, on the CPU."""
+    parts = build_parts(config, schema.num_fields)
+    own_streams = [streams, *(Streams.of(config.seed, part) for part in range(1, len(parts)))]
+    networks = [
+        _build_part(part, config.training.embedding_init, schema, own)
+        for part, own in zip(parts, own_streams, strict=True)
+    ]
+    if len(networks) == 1:
+        return networks[0]
+    table, columns = join_tables(networks)
+    models = [network.model for network in networks]
+    if Arm.parse(config.arm).kind == "multi":
+        return Network(table, MultiEmbeddingModel(config.model, models, columns))
+    return Network(table, JointModel(models, columns))
+
+
+def _build_part(part: Part, init: float | None, schema: Schema, streams: Streams) -> Network:
     with _seeded(streams.model, torch.device("cpu")):
         model = build_model(
-            config.model,
-            schema.num_fields,
-            embedding_dim=config.training.embedding_dim,
-            **config.model_settings,
+            part.model, schema.num_fields, embedding_dim=part.embedding_dim, **part.settings
         )
     table = EmbeddingTable(
         schema.num_features,
-        config.training.embedding_dim if model.uses_vectors else 0,
+        part.embedding_dim if model.uses_vectors else 0,
         first_order=bool(model.uses_weights),
         generator=streams.table,
-        init=config.training.embedding_init,
+        init=init,
     )
     return Network(table, model)
 
@@ -159,7 +204,12 @@ def build_table_optimizer(table: Tensor, settings: TrainingConfig) -> DenseAdam 
 
 
 class Trainer:
-    """Trains a network on a data set, keeping the epoch with the best val AUC in `folder`."""
+    """Trains a network on a data set, keeping the epoch with the best val AUC in `folder`.
+
+    seconds_before: training time that went into what this trainer starts from.
+    """
+
+    seconds_before = 0.0
 
     def __init__(
         self,
@@ -181,6 +231,7 @@ class Trainer:
         self.model = torch.compile(network.model) if self.settings.compile else network.model
         self.folder = folder
         self.order = streams.order if self.settings.vary == "init+order" else None
+        self.bootstrap_seed = streams.bootstrap
         self.loaders = {split: self._loader(split) for split in SPLITS}
         lr, l2 = self.settings.lr, self.settings.l2
         self.learning_rate = LearningRate(
@@ -295,6 +346,8 @@ class Trainer:
             split,
             batch_size=self.settings.batch_size,
             generator=self.order if train else None,
+            bootstrap=self.settings.bootstrap if train else 0.0,
+            bootstrap_seed=self.bootstrap_seed,
             schema=self.schema,
             device=None if train else self.network.table.weight.device,
             resident=self.settings.resident,
@@ -339,12 +392,18 @@ def _scores(
 
 
 def _costs(network: Network, schema: Schema, config: RunConfig) -> dict[str, Any]:
-    macs = count_macs_per_row(network.model, schema.num_fields, config.training.embedding_dim)
+    macs = count_macs_per_row(network.model, schema.num_fields, network.table.embedding_dim)
     return {
         "parameters": count_parameters(network),
         "macs_per_row": macs,
         "flops_per_row": 2 * macs,
+        "scale": achieved_scale(config, macs, schema.num_fields),
+        "latency_ms": measure_latency_ms(network, schema),
     }
+
+
+def _median(values: list[float]) -> float:
+    return float(np.median(values)) if values else 0.0
 
 
 def _provenance(schema: Schema, device: torch.device) -> dict[str, Any]:

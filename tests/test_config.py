@@ -100,7 +100,7 @@ def test_unknown_names_are_refused(configs: Path) -> None:
         resolve("toy", "fm", profiles=["smal"])
     with pytest.raises(ModelError, match="unknown model"):
         resolve("toy", "fmm")
-    with pytest.raises(ConfigError, match="unknown arm 'wide'; known: base"):
+    with pytest.raises(ConfigError, match="unknown arm 'wide'; did you mean 'width'"):
         resolve("toy", "fm", arm="wide")
     (configs / "toy.yaml").write_text("models: {fm: {hidden_units: [3]}}")
     with pytest.raises(ConfigError, match=r"toy.yaml, models: fm: unknown setting 'hidden_units'"):

@@ -1,0 +1,112 @@
+"""The search of settings: what it optimises, what it reads, and how it goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from data import loader
+from data.loader import read_labels
+from data.schema import Rows, Schema, read_schema
+from modules import config as configuration
+from modules.config import resolve
+from modules.scoring.metrics import logloss
+from modules.training import fit_member
+
+pytest.importorskip("optuna", reason="an optional requirement, see requirements-search.txt")
+MEMBERS = 2
+
+
+@pytest.fixture
+def search(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """scripts/search.py, in a project with profiles of its own, unable to read test rows."""
+    from scripts import search
+
+    read = loader._read_checked
+
+    def without_test(path: Path, schema: Schema) -> Rows:
+        assert not path.name.startswith("test")
+        return read(path, schema)
+
+    monkeypatch.setattr(loader, "_read_checked", without_test)
+    shutil.copytree(project / "data/encoded", tmp_path / "data/encoded")
+    (tmp_path / "configs/profiles").mkdir(parents=True)
+    monkeypatch.setattr(configuration, "CONFIGS", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    return search
+
+
+def command(*more: str) -> list[str]:
+    settings = ["--set", "hidden_units=8", "embedding_dim=4", "batch_size=256", "lr=1e-2"]
+    fixed = ["--dataset", "avazu", "--model", "deepfm", "--members", str(MEMBERS), "--name", "toy"]
+    return [*fixed, *more, *settings]
+
+
+@pytest.mark.parametrize("objective", ["merged", "member"])
+def test_the_profile_is_the_trial_with_the_best_objective(
+    search: ModuleType, tmp_path: Path, objective: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search.main(command("--trials", "4", "--objective", objective)) == 0
+    output = capsys.readouterr().out
+    trials = [line for line in output.splitlines() if " complete: " in line]
+    best = min(float(line.split(f"{objective} ")[1].split()[0].strip(",")) for line in trials)
+
+    data = tmp_path / "data/encoded/avazu"
+    schema = read_schema(data)
+    labels = read_labels(data, "val", schema)
+    run = resolve("avazu", "deepfm", profiles=["toy"])  # the profile says everything
+    logits = []
+    for seed in range(run.seed, run.seed + MEMBERS):
+        trainer, _ = fit_member(run.with_seed(seed), schema, data, tmp_path, torch.device("cpu"))
+        logits.append(trainer.best_val_logits.astype(float))
+    found = {
+        "merged": logloss(labels, np.mean(logits, axis=0)),
+        "member": np.mean([logloss(labels, one) for one in logits]),
+    }
+    assert found[objective] == pytest.approx(best, abs=1e-5)
+    comment = (tmp_path / "configs/profiles/toy.yaml").read_text()
+    assert f"{found['merged']:.5f} merged, {found['member']:.5f} the mean member" in comment
+    assert f"--objective {objective}" in comment
+    assert "member-epochs" in comment
+
+
+def test_a_search_goes_on_where_it_was(
+    search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search.main(command("--trials", "2")) == 0
+    first = capsys.readouterr().out
+    assert "vary=init " in first.splitlines()[0]  # as configured
+    assert "vary=init+order" in first.splitlines()[1]
+    assert search.main(command("--trials", "3")) == 0
+    more = capsys.readouterr().out
+    assert [line.split()[1] for line in more.splitlines() if line.startswith("trial")] == ["2"]
+    assert "3 trials of up to 2 members (seeds 2021 to 2022)" in more
+    other = command("--trials", "4", "--objective", "member")
+    assert search.main(other) == 1
+    assert "is a search with objective='merged', not 'member'" in capsys.readouterr().err
+    assert search.main([*other[:-5], "--force", *other[-5:]]) == 0
+    assert capsys.readouterr().out.startswith("trial 0 ")
+
+
+def test_the_settings_of_a_trial_are_the_models(search: ModuleType, tmp_path: Path) -> None:
+    lr = [
+        "--dataset",
+        "avazu",
+        "--model",
+        "lr",
+        "--trials",
+        "2",
+        "--members",
+        "1",
+        "--name",
+        "of-lr",
+    ]
+    assert search.main(lr) == 0
+    content = yaml.safe_load((tmp_path / "configs/profiles/of-lr.yaml").read_text())
+    assert "dropout" not in content["models"]["lr"]  # LR has none

@@ -1,0 +1,213 @@
+"""Averaged weights, of seeds and of late checkpoints, and members tuned for the merge."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from data.loader import Loader
+from data.schema import read_schema
+from modules.config import ConfigError, RunConfig, resolve
+from modules.group import Outcome, State, plan_group, train_group
+from modules.runs import Member
+from modules.soup import LateSoupTrainer
+from modules.training import Streams, build_network
+from tests.conftest import ROOT, run_command
+
+CPU = torch.device("cpu")
+QUICK = ["batch_size=256", "lr=1e-2", "embedding_dim=4", "embedding_init=0.05", "epochs=2"]
+
+
+def config(arm: str = "base", seed: int = 5, *more: str) -> RunConfig:
+    overrides = ["hidden_units=8", "patience=1", *QUICK, *more]
+    return resolve("toy", "deepfm", seed=seed, arm=arm, overrides=overrides)
+
+
+def outcome(run: RunConfig, encoded: Path, runs: Path) -> Outcome:
+    (planned,) = plan_group([run], encoded, runs)
+    (found,) = train_group([planned], encoded, runs, CPU)
+    return found
+
+
+def train(run: RunConfig, encoded: Path, runs: Path) -> Member:
+    found = outcome(run, encoded, runs)
+    assert found.member is not None, found.failure
+    return found.member
+
+
+@pytest.fixture(scope="session")
+def base_runs(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs folder with the base members of seeds 5 and 6."""
+    runs = tmp_path_factory.mktemp("base")
+    for seed in (5, 6):
+        train(config(seed=seed), encoded, runs)
+    return runs
+
+
+@pytest.fixture
+def runs(base_runs: Path, tmp_path: Path) -> Path:
+    """A copy of `base_runs` of one's own."""
+    return Path(shutil.copytree(base_runs, tmp_path / "runs"))
+
+
+def weights(member: Member) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = safetensors.torch.load_file(
+        member.folder / "model.safetensors"
+    )
+    return loaded
+
+
+def test_a_soup_is_the_mean_of_its_members_weights(encoded: Path, runs: Path) -> None:
+    members = [train(config(seed=seed), encoded, runs) for seed in (5, 6)]
+    soup = train(config("soup:2"), encoded, runs)
+    first, second, mean = (weights(member) for member in (*members, soup))
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
+    schema = read_schema(encoded)
+    network = build_network(config(), schema, Streams.of(5))
+    network.load_state_dict(mean)
+    with torch.no_grad():
+        logits = [network.eval()(batch.ids) for batch in Loader(encoded, "test", batch_size=99)]
+    np.testing.assert_allclose(soup.logits("test"), torch.cat(logits).numpy(), atol=1e-5)
+    spent = sum(float(member.report["seconds"]) for member in members)
+    assert soup.report["seconds"] > spent  # a soup costs the training of its members
+    assert soup.report["scale"] == 1.0
+    assert soup.report["parameters"] == members[0].report["parameters"]
+
+
+def test_a_soup_of_one_is_that_member(encoded: Path, runs: Path) -> None:
+    member, soup = (train(config(arm), encoded, runs) for arm in ("base", "soup:1"))
+    for split in ("val", "test"):
+        np.testing.assert_array_equal(soup.logits(split), member.logits(split))
+    assert soup.report["metrics"] == member.report["metrics"]
+
+
+def test_a_soup_needs_members_of_the_same_settings(encoded: Path, runs: Path) -> None:
+    missing = outcome(config("soup:3"), encoded, runs)
+    assert "seed-7 is missing; train the arm base first" in missing.failure
+    other = outcome(config("soup:2", 5, "lr=2e-2"), encoded, runs)
+    assert "was trained with lr=0.01, and arm 'soup:2' is asked for with lr=0.02" in other.failure
+    assert not list(runs.glob("toy/deepfm/soup*/*"))
+
+
+def test_one_late_checkpoint_is_the_base_arm(encoded: Path, runs: Path) -> None:
+    base, late = (train(config(arm), encoded, runs) for arm in ("base", "soup-late:1"))
+    for split in ("val", "test"):
+        np.testing.assert_array_equal(late.logits(split), base.logits(split))
+
+
+def test_late_checkpoints_are_of_the_second_half_and_leave_the_training_alone(
+    encoded: Path, tmp_path: Path
+) -> None:
+    """13 steps an epoch: the checkpoints are after steps 6 or 7, 10 and 13 of each."""
+    schema = read_schema(encoded)
+    run = config("soup-late:3")
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Watched(LateSoupTrainer):
+        def train_step(self, batch):  # type: ignore[no-untyped-def]
+            loss = super().train_step(batch)
+            seen.append({name: value.clone() for name, value in self._weights().items()})
+            return loss
+
+    streams = Streams.of(5)
+    network = build_network(run, schema, streams)
+    trainer = Watched(run, schema, encoded, network, streams, tmp_path, snapshots=3)
+    trainer.train_epoch(1)
+    assert len(seen) == 13
+    assert sorted(trainer.at_steps) in ([6, 10, 13], [7, 10, 13])
+    for name, value in network.state_dict().items():
+        mean = sum(seen[step - 1][name] for step in trainer.at_steps) / 3
+        torch.testing.assert_close(value, mean)
+    trainer.predict("val")
+    trainer.train_epoch(2)
+    base_streams = Streams.of(5)
+    base = build_network(config(), schema, base_streams)
+    reference = LateSoupTrainer(
+        config(), schema, encoded, base, base_streams, tmp_path, snapshots=1
+    )
+    for number in (1, 2):
+        reference.train_epoch(number)
+    reference.table_optimizer.synchronize()
+    for name, value in base.state_dict().items():
+        torch.testing.assert_close(seen[-1][name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_more_late_checkpoints_than_steps_are_refused(encoded: Path, tmp_path: Path) -> None:
+    failure = outcome(config("soup-late:9"), encoded, tmp_path).failure
+    assert "an epoch of 13 steps has no 9 checkpoints in its second half" in failure
+
+
+@pytest.mark.parametrize("arm", ["joint:2", "multi:2", "width:2"])
+def test_arms_train_alike_under_both_optimizers(arm: str, encoded: Path, tmp_path: Path) -> None:
+    deferred, dense = (
+        train(config(arm, 5, f"optimizer={name}"), encoded, tmp_path / name)
+        for name in ("deferred", "dense")
+    )
+    np.testing.assert_allclose(deferred.logits("test"), dense.logits("test"), atol=2e-2)
+    assert deferred.report["latency_ms"] > 0
+    assert deferred.report["scale"] == pytest.approx(2, rel=0.1)
+
+
+def test_a_run_older_than_a_setting_is_complete(encoded: Path, runs: Path) -> None:
+    path = runs / "toy/deepfm/base/seed-5/config.yaml"
+    lines = [line for line in path.read_text().splitlines() if "bootstrap" not in line]
+    path.write_text("\n".join(lines))
+    (planned,) = plan_group([config()], encoded, runs)
+    assert planned.state is State.COMPLETE
+
+
+def rows_read(encoded: Path, share: float, seed: int, passes: int = 1) -> list[list[bytes]]:
+    loader = Loader(encoded, "train", batch_size=100, bootstrap=share, bootstrap_seed=seed)
+    return [[row.tobytes() for batch in loader for row in batch.ids.numpy()] for _ in range(passes)]
+
+
+def test_a_bootstrap_reads_the_same_drawn_rows_in_every_pass(encoded: Path) -> None:
+    (plain,) = rows_read(encoded, 0.0, 1)
+    first, again = rows_read(encoded, 1.0, 1, passes=2)
+    (other,) = rows_read(encoded, 1.0, 2)
+    assert first == again
+    assert first != other
+    assert len(first) == len(plain)
+    assert set(first) <= set(plain)
+    assert len(set(first)) / len(set(plain)) == pytest.approx(1 - np.exp(-1), abs=0.03)
+    (half,) = rows_read(encoded, 0.5, 1)
+    kept = np.mean([mine == theirs for mine, theirs in zip(half, plain, strict=True)])
+    assert kept == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_seed_draws_its_own_bootstrap(encoded: Path, tmp_path: Path) -> None:
+    plain, drawn = (
+        train(config("base", 5, f"bootstrap={share}"), encoded, tmp_path / str(share))
+        for share in (0.0, 0.5)
+    )
+    assert not np.array_equal(plain.logits("val"), drawn.logits("val"))
+    other = Streams.of(6).bootstrap
+    assert other != Streams.of(5).bootstrap
+    with pytest.raises(ConfigError, match=r"bootstrap=1\.5 is not a share from 0 to 1"):
+        config("base", 5, "bootstrap=1.5")
+
+
+def test_the_commands_train_arms_and_a_mix(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "data/encoded", tmp_path / "data/encoded")
+    group: list[str | Path] = [ROOT / "trainer_group.py", "--dataset", "avazu", "--models", "fnn"]
+    arms = ["--arms", "soup:2,base,width:2", "--seeds", "3", "--joint", "fm:3+fnn:5"]
+    settings = ["--set", *QUICK, "hidden_units=8"]
+    output = run_command(*group, *arms, *settings, cwd=tmp_path)
+    assert "plan: 10 members" in output
+    assert "10 of 10 members are complete" in output
+    found = {
+        str(path.parent.relative_to(tmp_path / "runs/avazu"))
+        for path in tmp_path.glob("runs/avazu/*/*/*/report.json")
+    }
+    grid = itertools.product(("fm+fnn/joint:2", "fnn/base", "fnn/width:2"), (2021, 2022, 2023))
+    assert found == {"fnn/soup:2/seed-2021", *(f"{place}/seed-{seed}" for place, seed in grid)}
+    assert run_command(*group, *arms, *settings, cwd=tmp_path).count("(was complete)") == 10
+    few = run_command(*group, "--arms", "soup:2", "--seeds", "1,3", *settings, cwd=tmp_path, code=1)
+    assert "averages 2 members of consecutive seeds, and --seeds gives 1, 3" in few
