@@ -43,18 +43,16 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
         self.output_dim = width
 
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Of `parts` (B, ...) side by side, which need not be copied together for it."""
+    def forward(self, inputs: Tensor) -> Tensor:
         layers = [layer for layer in self if isinstance(layer, nn.Linear)]
         others = [layer for layer in self if not isinstance(layer, nn.Linear | nn.ReLU)]
         outputs: Tensor
-        if others or not layers or torch.is_autocast_enabled(parts[0].device.type):
-            inputs = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if others or not layers or torch.is_autocast_enabled(inputs.device.type):
             outputs = super().forward(inputs)  # type: ignore[no-untyped-call]
         else:
             parameters = (tensor for layer in layers for tensor in (layer.weight, layer.bias))
             ends_in_relu = isinstance(self[-1], nn.ReLU)
-            outputs = _LinearChain.apply(ends_in_relu, len(parts), *parts, *parameters)  # type: ignore[no-untyped-call]
+            outputs = _LinearChain.apply(inputs, ends_in_relu, *parameters)  # type: ignore[no-untyped-call]
         return outputs
 
 
@@ -63,71 +61,44 @@ class _LinearChain(torch.autograd.Function):
 
     As one function it knows that no one else needs the gradients between its layers, so that they
     can be overwritten, and that each Linear can be one call with its ReLU.
-    tensors: `num_parts` inputs side by side, then weight and bias of each layer.
     """
 
     @staticmethod
-    def forward(ctx: Any, ends_in_relu: bool, num_parts: int, *tensors: Tensor) -> Tensor:
-        parts, weights, biases = _split_tensors(tensors, num_parts)
-        hidden: list[Tensor] = []
+    def forward(ctx: Any, inputs: Tensor, ends_in_relu: bool, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[0::2], parameters[1::2]
+        hidden = [inputs]
         for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), start=1):
             relu = ends_in_relu or number < len(weights)
-            inputs = hidden[-1:] or parts
-            hidden.append(_linear(inputs, _columns(weight, inputs), bias, relu=relu))
-        ctx.ends_in_relu, ctx.num_parts = ends_in_relu, num_parts
-        ctx.save_for_backward(*hidden, *tensors)
+            hidden.append(_linear(hidden[-1], weight, bias, relu=relu))
+        ctx.ends_in_relu = ends_in_relu
+        ctx.save_for_backward(*hidden, *weights)
         return hidden[-1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        num_layers = (len(ctx.saved_tensors) - ctx.num_parts) // 3
-        hidden, tensors = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers:]
-        parts, weights, _ = _split_tensors(tensors, ctx.num_parts)
+        num_layers = len(ctx.saved_tensors) // 2
+        hidden, weights = ctx.saved_tensors[: num_layers + 1], ctx.saved_tensors[num_layers + 1 :]
         of_parameters: list[Tensor] = []
         (grad,) = grads
         if ctx.ends_in_relu:
             grad = torch.ops.aten.threshold_backward(grad, hidden[-1], 0)
-        for number in reversed(range(1, num_layers)):
-            inputs = hidden[number - 1]
-            of_parameters[:0] = [grad.T @ inputs, grad.sum(dim=0)]
-            grad = grad @ weights[number]
-            torch.ops.aten.threshold_backward(grad, inputs, 0, grad_input=grad)
-        of_weight = torch.empty_like(weights[0])
-        for part, columns in zip(parts, _columns(of_weight, parts), strict=True):
-            torch.mm(grad.T, part, out=columns)
-        of_parts = (grad @ columns for columns in _columns(weights[0], parts))
-        return None, None, *of_parts, of_weight, grad.sum(dim=0), *of_parameters
+        for number in reversed(range(num_layers)):
+            of_parameters[:0] = [grad.T @ hidden[number], grad.sum(dim=0)]
+            if number > 0:
+                grad = grad @ weights[number]
+                torch.ops.aten.threshold_backward(grad, hidden[number], 0, grad_input=grad)
+        of_inputs = grad @ weights[0] if ctx.needs_input_grad[0] else None
+        return of_inputs, None, *of_parameters
 
 
-def _split_tensors(
-    tensors: Sequence[Tensor], num_parts: int
-) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-    """Inputs, weights and biases of `_LinearChain`."""
-    return tensors[:num_parts], tensors[num_parts::2], tensors[num_parts + 1 :: 2]
-
-
-def _columns(weight: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The columns of a weight that belong to each of its inputs."""
-    parts: Sequence[Tensor] = weight.split([part.shape[1] for part in inputs], dim=1)
-    return parts
-
-
-def _linear(
-    inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, *, relu: bool
-) -> Tensor:
+def _linear(inputs: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
     """A Linear and perhaps a ReLU: on a CPU one call of oneDNN."""
-    alone = len(inputs) == 1
-    if inputs[0].device.type == "cpu" and inputs[0].dtype == torch.float32:
-        activation = "relu" if relu and alone else "none"
-        outputs: Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs[0], weights[0], bias, activation, [], ""
+    if inputs.device.type == "cpu" and inputs.dtype == torch.float32:
+        fused: Tensor = torch.ops.mkldnn._linear_pointwise(
+            inputs, weight, bias, "relu" if relu else "none", [], ""
         )
-        if alone:
-            return outputs
-    else:
-        outputs = torch.addmm(bias, inputs[0], weights[0].T)
-    for more, weight in zip(inputs[1:], weights[1:], strict=True):
-        outputs.addmm_(more, weight.T)
+        return fused
+    outputs = torch.addmm(bias, inputs, weight.T)
     return outputs.relu_() if relu else outputs
 
 

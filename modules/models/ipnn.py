@@ -46,34 +46,38 @@ class IPNN(nn.Module):
         self.mlp = MLP(width, hidden_units, dropout=dropout, batch_norm=batch_norm)
 
     def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        products = apply_in_float32(_InnerProducts, vectors, self.pairs, self.places)
-        logits: Tensor = self.mlp(vectors.flatten(start_dim=1), products).squeeze(1)
+        inputs = apply_in_float32(_WithInnerProducts, vectors, self.pairs, self.places)
+        logits: Tensor = self.mlp(inputs).squeeze(1)
         return logits
 
 
-class _InnerProducts(torch.autograd.Function):
-    """<e_i, e_j> for i < j, without keeping the (F, F) matrices of a whole batch.
+class _WithInnerProducts(torch.autograd.Function):
+    """[e, <e_i, e_j> for i < j], without keeping the (F, F) matrices of a whole batch.
 
-    Shape: (B, F, D) -> (B, F (F - 1) / 2)
+    Shape: (B, F, D) -> (B, F * D + F (F - 1) / 2)
     """
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, pairs: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(vectors, places)
-        out = vectors.new_empty(len(vectors), len(pairs))
+        flat = vectors.flatten(start_dim=1)
+        out = flat.new_empty(len(flat), flat.shape[1] + len(pairs))
+        out[:, : flat.shape[1]] = flat
         for part, rows in zip(vectors.split(BLOCK), out.split(BLOCK), strict=True):
-            torch.index_select((part @ part.mT).flatten(start_dim=1), 1, pairs, out=rows)
+            products = (part @ part.mT).flatten(start_dim=1)  # (rows, F * F)
+            rows[:, flat.shape[1] :] = products.index_select(1, pairs)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         vectors, places = ctx.saved_tensors
         out = torch.empty_like(vectors)
-        num_fields = vectors.shape[1]
+        _, num_fields, dim = vectors.shape
         for part, rows, grad in zip(
             vectors.split(BLOCK), out.split(BLOCK), grads[0].split(BLOCK), strict=True
         ):
-            of_matrix = grad.index_select(1, places).unflatten(1, (num_fields, num_fields))
+            of_vectors, of_products = grad.tensor_split([num_fields * dim], dim=1)
+            of_matrix = of_products.index_select(1, places).unflatten(1, (num_fields, num_fields))
             of_matrix.diagonal(dim1=1, dim2=2).zero_()
-            torch.bmm(of_matrix, part, out=rows)
+            torch.baddbmm(of_vectors.unflatten(1, (num_fields, dim)), of_matrix, part, out=rows)
         return out, None, None
