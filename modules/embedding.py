@@ -7,67 +7,13 @@ W width of the table: D numbers a feature and, where the model has one, a first-
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from scipy.sparse import csc_array
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-class DistinctIds(NamedTuple):
-    """The distinct ids of a batch, and where in the batch each stands.
-
-    ids: (U,) int64. place: (B, F) int32, where in `ids` each id of the batch stands.
-    order: (B*F,) int32, the positions in the flattened batch, those of each distinct id together
-    and rising; offsets: (U+1,) int32, where in `order` those of each distinct id begin.
-    """
-
-    ids: Tensor
-    place: Tensor
-    order: Tensor
-    offsets: Tensor
-
-    def to(self, table: torch.device, model: torch.device) -> DistinctIds:
-        """`ids` on the table's device, the rest on the model's, copied without waiting."""
-        ids, *places = self
-        return DistinctIds(to_device(ids, table), *(to_device(part, model) for part in places))
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor`, from the CPU, on `device`; to a GPU it is copied without waiting."""
-    on_gpu = device.type == "cuda"
-    return (tensor.pin_memory() if on_gpu else tensor).to(device, non_blocking=on_gpu)
-
-
-class DistinctFinder:
-    """Finds the distinct ids of a batch in time linear in the batch, on the CPU.
-
-    Each id leaves its position in a table of all features; the position found there afterwards,
-    the last one's, stands for all of that id. Sorting, as torch.unique does, takes six times
-    longer.
-    """
-
-    def __init__(self, num_features: int) -> None:
-        self._last_position = np.zeros(num_features, dtype=np.int32)
-
-    def find(self, ids: Tensor) -> DistinctIds:
-        """The distinct ids of a batch (B, F) int64."""
-        flat = ids.reshape(-1).numpy()
-        positions = np.arange(len(flat), dtype=np.int32)
-        self._last_position[flat] = positions
-        last_position = self._last_position[flat]
-        is_last = last_position == positions
-        distinct = flat[is_last]
-        rank = np.cumsum(is_last, dtype=np.int32) - np.int32(1)
-        place = rank[last_position]
-        # A matrix with a one in each column, at the place of its id, sorted by rows.
-        ones = np.ones(len(flat), dtype=np.int8)
-        starts = np.arange(len(flat) + 1, dtype=np.int32)
-        grouped = csc_array((ones, place, starts), shape=(len(distinct), len(flat))).tocsr()
-        parts = (distinct, place.reshape(ids.shape), grouped.indices, grouped.indptr)
-        return DistinctIds(*map(torch.from_numpy, parts))
+from modules.distinct import DistinctIds
 
 
 class EmbeddingTable(nn.Module):

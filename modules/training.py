@@ -31,7 +31,8 @@ from data.schema import SPLITS, Schema, read_schema
 from modules.arms import achieved_scale, build_parts, resolved_settings
 from modules.config import Arm, Part, RunConfig, TrainingConfig
 from modules.cost import count_macs_per_row, count_parameters, measure_latency_ms
-from modules.embedding import DistinctFinder, EmbeddingTable, Network, to_device
+from modules.distinct import DistinctFinder, to_device
+from modules.embedding import EmbeddingTable, Network
 from modules.joint import JointModel, MultiEmbeddingModel, join_tables
 from modules.models import build_model
 from modules.optim import DeferredAdam, DenseAdam

@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from modules.embedding import DistinctIds, EmbeddingTable
+from modules.distinct import DistinctIds
+from modules.embedding import EmbeddingTable
 from modules.models import MODELS, build_model
 from modules.optim import DeferredAdam, DenseAdam
 

@@ -14,7 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from modules.cli import describe_models
 from modules.cost import count_macs_per_row
-from modules.embedding import DistinctFinder, EmbeddingTable
+from modules.distinct import DistinctFinder
+from modules.embedding import EmbeddingTable
 from modules.models import MODELS, ModelError, build_model, model_settings
 
 ROWS, FIELDS, DIM = 33, 5, 4

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from modules.embedding import DistinctFinder, EmbeddingTable
+from modules.distinct import DistinctFinder
+from modules.embedding import EmbeddingTable
 from modules.optim import DeferredAdam, DenseAdam
 from scripts.bench.exactness import ROWS, SCHEDULES, STEPS, Race, is_looked_at
 
@@ -114,3 +115,11 @@ def test_distinct_ids_are_those_of_torch_unique() -> None:
         flat, segments = ids.reshape(-1), found.offsets.diff()
         assert torch.equal(flat[found.order], found.ids.repeat_interleave(segments))
         assert torch.equal(found.order.sort().values, torch.arange(ids.numel(), dtype=torch.int32))
+
+
+def test_an_id_out_of_range_is_refused_and_does_no_harm() -> None:
+    finder = DistinctFinder(10)
+    for wrong in (-1, 10):
+        with pytest.raises(IndexError, match="rows 0 to 9"):
+            finder.find(torch.tensor([[3, 4], [3, wrong]]))
+    assert finder.find(torch.tensor([[4, 3]])).ids.tolist() == [4, 3]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from modules.embedding import DistinctFinder, EmbeddingTable
+from modules.distinct import DistinctFinder
+from modules.embedding import EmbeddingTable
 from modules.models import build_model
 
 FOLDER = Path(__file__).parent / "parity"

@@ -16,7 +16,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from data.loader import Loader, read_labels
 from data.schema import read_schema
 from modules.config import RunConfig, resolve
-from modules.embedding import DistinctFinder, EmbeddingTable
+from modules.distinct import DistinctFinder
+from modules.embedding import EmbeddingTable
 from modules.models import MODELS, build_model
 from modules.models.lr import LR
 from modules.optim import DenseAdam

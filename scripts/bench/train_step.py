@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modules.cost import count_macs_per_row
-from modules.embedding import DistinctFinder, EmbeddingTable
+from modules.distinct import DistinctFinder
+from modules.embedding import EmbeddingTable
 from modules.models import MODELS, build_model
 from modules.optim import DeferredAdam
 from modules.precision import Precision, matrix_precision
