@@ -90,6 +90,7 @@ def draw_models(rows: Rows) -> Figure | None:
             label="here" if rival is None else RIVAL_NAMES[rival],
         )
     axes.set_yscale("log")
+    axes.set_ylim(bottom=1e3)
     axes.set_ylabel("training samples per second")
     axes.set_xticks(range(len(models)), models, rotation=30)
     axes.grid(axis="y", alpha=0.3)
