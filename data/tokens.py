@@ -22,6 +22,8 @@ from data.spill import narrowest
 # The longest text that is its own key; that of a longer one is a hash.
 WORD = 8
 NEWLINE = ord("\n")
+# Bytes that are compared at once while lines are split.
+MARKED = 64
 # Of a word, the bytes that belong to a text of each length.
 MASKS = np.array([(1 << 8 * length) - 1 for length in range(WORD + 1)], dtype=np.uint64)
 # Odd numbers whose products spread over all bits (from splitmix64).
@@ -90,11 +92,10 @@ def split_lines(block: bytes, separator: str, num_columns: int) -> Lines | None:
     separators, line_ends = _count(array, ord(separator))
     if separators != line_ends * (num_columns - 1):
         return None
-    # One more, because the loop writes before it knows.
-    bounds = np.empty(1 + line_ends * num_columns + 1, dtype=np.int32)
+    bounds = np.empty(1 + line_ends * num_columns, dtype=np.int32)
     if not _split(array, ord(separator), num_columns, bounds):
         return None
-    return Lines(array, bounds[:-1], num_columns)
+    return Lines(array, bounds, num_columns)
 
 
 class Interner:
@@ -221,7 +222,35 @@ def _typed_prefetch(context: Any, address: Any) -> Any:
     return types.void(types.intp), generate
 
 
+def _typed_marks(context: Any, address: Any, separator: Any) -> Any:
+    """Bits of the bytes from an address on: whether each is the separator or ends a line."""
+    byte, word = ir.IntType(8), ir.IntType(32)
+    many = ir.VectorType(byte, MARKED)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = builder.load(builder.inttoptr(arguments[0], many.as_pointer()), align=1)
+        none, nowhere = ir.Constant(many, ir.Undefined), ir.Constant(word, 0)
+        one = builder.insert_element(none, arguments[1], nowhere)
+        zeros = ir.Constant(ir.VectorType(word, MARKED), [0] * MARKED)
+        separators = builder.icmp_unsigned("==", found, builder.shuffle_vector(one, none, zeros))
+        line_ends = builder.icmp_unsigned("==", found, ir.Constant(many, [NEWLINE] * MARKED))
+        return builder.bitcast(builder.or_(separators, line_ends), ir.IntType(MARKED))
+
+    return types.uint64(types.intp, types.uint8), generate
+
+
+def _typed_lowest(context: Any, bits: Any) -> Any:
+    """The number of the lowest bit that is set."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
 _load_word: Any = intrinsic(_typed_load)
+_marks: Any = intrinsic(_typed_marks)
+_lowest: Any = intrinsic(_typed_lowest)
 _pointer: Any = intrinsic(_typed_pointer)
 _prefetch: Any = intrinsic(_typed_prefetch)
 
@@ -239,13 +268,20 @@ def _count(block: np.ndarray, separator: int) -> tuple[int, int]:
 def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarray) -> bool:
     """Fill bounds with -1 and the places of separators and line ends; whether lines are even."""
     bounds[0] = -1
-    found = 0
-    for place in range(len(block)):
-        byte = block[place]
-        # Written always, kept if the count moves on: a branch would often be mispredicted.
-        bounds[found + 1] = place
-        found += (byte == separator) | (byte == NEWLINE)
-    for end in range(num_columns, found + 1, num_columns):  # noqa: SIM110
+    found = 1
+    address = np.intp(block.ctypes.data)
+    whole = len(block) // MARKED * MARKED
+    for place in range(0, whole, MARKED):
+        marks = _marks(address + place, np.uint8(separator))
+        while marks:
+            bounds[found] = place + _lowest(marks)
+            found += 1
+            marks &= marks - np.uint64(1)
+    for place in range(whole, len(block)):
+        if block[place] == separator or block[place] == NEWLINE:
+            bounds[found] = place
+            found += 1
+    for end in range(num_columns, found, num_columns):  # noqa: SIM110
         if block[bounds[end]] != NEWLINE:
             return False
     return True
