@@ -1,15 +1,16 @@
 """Raw logs read once, fast and in bounded memory: blocks of whole lines in, codes of texts out.
 
 The loops over bytes are those of `data.tokens`. What a rule demands is asked of each text once,
-when it is new; only for a block with a fault are lines looked at one by one.
+soon after it is new; only of a block with a fault, read again, are lines looked at one by one.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from data.gzipped import GZIP_ERRORS, damaged_gzip, open_log
 from data.raw import RawFormat
 from data.schema import DataError
 from data.threads import num_threads
-from data.tokens import Interner, Lines, Texts, split_lines
+from data.tokens import Interner, Lines, intern, split_lines
 
 # Few enough for the caches, many enough for a call.
 BLOCK_BYTES = 1 << 22
+# Blocks whose new texts are checked together: a question costs as much as thousands of texts.
+ASKED_BLOCKS = 16
 # No log has longer lines, so a block stays bounded too.
 LINE_BYTES = 1 << 26
 
@@ -41,79 +44,116 @@ def read_chunks(
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file; give the {log.dataset} log with --raw PATH")
-    rows, first_line = 0, 1 + log.header
-    for block, columns in _intern_blocks(_blocks(path, log, block_bytes), log, interners):
-        if columns is None or not all(valid for _, valid in columns):
-            raise _first_fault(block, path, first_line + rows, log)
-        chunk = [codes for codes, _ in columns]
-        rows += len(chunk[0])
-        yield chunk
+    rows = 0
+    try:
+        for chunk in _intern_blocks(_blocks(path, log, block_bytes), log, interners):
+            rows += len(chunk[0])
+            yield chunk
+    except _FaultyBlockError as fault:
+        raise _first_fault(path, log, block_bytes, fault.number) from None
     if rows == 0:
         raise DataError(f"{path} has no rows; give the {log.dataset} log with --raw PATH")
 
 
-# The codes of a column of a block, and whether its texts keep the rules.
-InternedColumn = tuple[np.ndarray, bool]
+class _FaultyBlockError(Exception):
+    """The block of a file, numbered from 0, that has its first fault."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Rules:
+    """The rules of a log, asked of each text once: of those that are new in several blocks."""
+
+    def __init__(self, log: RawFormat, interners: Mapping[str, Interner]) -> None:
+        self._rules = log.rules
+        self._interners = {rule.column: interners[rule.column] for rule in log.rules}
+        # Of each column, the number of texts before the first block and after each, and how many
+        # of them were asked about.
+        self._sizes = {name: [len(interner)] for name, interner in self._interners.items()}
+        self._asked = {name: size for name, (size,) in self._sizes.items()}
+
+    def note_block(self) -> None:
+        """Another block of the file was looked up."""
+        for name, sizes in self._sizes.items():
+            sizes.append(len(self._interners[name]))
+
+    def ask(self) -> None:
+        """Raise `_FaultyBlockError` for the first block with a text that breaks a rule."""
+        faulty = []
+        for rule in self._rules:
+            asked, sizes = self._asked[rule.column], self._sizes[rule.column]
+            if asked < sizes[-1]:
+                new = pl.DataFrame({rule.column: self._interners[rule.column].values(asked)})
+                broken = new.select((~rule.valid.fill_null(False)).arg_true()).to_series()
+                if len(broken):
+                    faulty.append(bisect_right(sizes, asked + broken[0]) - 1)
+        if faulty:
+            raise _FaultyBlockError(min(faulty))
+        self._asked = {name: sizes[-1] for name, sizes in self._sizes.items()}
 
 
 def _intern_blocks(
     blocks: Iterable[bytes], log: RawFormat, interners: Mapping[str, Interner]
-) -> Iterator[tuple[bytes, list[InternedColumn] | None]]:
-    """Yield each block with its columns, or with None if it cannot be split into them.
+) -> Iterator[list[np.ndarray]]:
+    """Yield the codes of each block; raise `_FaultyBlockError` for one that breaks the format.
 
     Threads look columns up while the next block is split, the one after it read, and the one
     before used. An interner sees one block after another.
     """
-    numbers = {name: log.columns.index(name) for name in interners}
-    split: Future[tuple[bytes, Lines | None]] | None = None
-    started: tuple[bytes, list[Future[InternedColumn]] | None] | None = None
+    # Two groups of columns a thread, so that the threads are busy for about as long.
+    stride = 2 * num_threads()
+    groups = [list(interners)[first::stride] for first in range(min(stride, len(interners)))]
+    rules, number = _Rules(log, interners), 0
+    split: Future[Lines | None] | None = None
+    started: list[Future[dict[str, np.ndarray]]] | None = None
     with ThreadPoolExecutor(num_threads(), thread_name_prefix="read") as pool:
         # The last two turns finish what was started.
         for read in chain(blocks, (None, None)):
             next_split = pool.submit(_split, read, log) if read else None
-            done = started and _finish(*started)
-            started = None
+            chunk: dict[str, np.ndarray] = {}
+            if started:
+                for group in started:
+                    chunk |= group.result()
+                started = None
+                number += 1
+                rules.note_block()
+                if read is None or number % ASKED_BLOCKS == 0:
+                    rules.ask()
             if split:
-                block, lines = split.result()
-                started = (
-                    block,
-                    lines
-                    and [
-                        pool.submit(_intern, interners[name], lines.column(number), name, log)
-                        for name, number in numbers.items()
-                    ],
-                )
+                lines = split.result()
+                if lines is None:
+                    rules.ask()
+                    raise _FaultyBlockError(number)
+                started = [pool.submit(_intern, lines, group, log, interners) for group in groups]
             split = next_split
-            if done:
-                yield done
+            if chunk:
+                yield [chunk[name] for name in interners]
 
 
-def _finish(
-    block: bytes, columns: list[Future[InternedColumn]] | None
-) -> tuple[bytes, list[InternedColumn] | None]:
-    return block, None if columns is None else [column.result() for column in columns]
+def _intern(
+    lines: Lines, names: Sequence[str], log: RawFormat, interners: Mapping[str, Interner]
+) -> dict[str, np.ndarray]:
+    """The codes of some columns of a block."""
+    columns = [lines.column(log.columns.index(name)) for name in names]
+    return dict(zip(names, intern([interners[name] for name in names], columns), strict=True))
 
 
-def _intern(interner: Interner, texts: Texts, name: str, log: RawFormat) -> InternedColumn:
-    known = len(interner)
-    codes = interner.codes(texts)
-    rules = [rule.valid.fill_null(False).all() for rule in log.rules if rule.column == name]
-    if not rules or len(interner) == known:
-        return codes, True
-    new = pl.DataFrame({name: interner.values(known)})
-    return codes, all(new.select(rule).item() for rule in rules)
-
-
-def _split(block: bytes, log: RawFormat) -> tuple[bytes, Lines | None]:
-    """The block with plain line ends, and its columns unless it is not UTF-8 or malformed."""
-    if b"\r" in block:
-        block = block.replace(b"\r\n", b"\n")
+def _split(block: bytes, log: RawFormat) -> Lines | None:
+    """The columns of a block, None if it is not UTF-8 or malformed."""
+    block = _plain(block)
     if not block.isascii():
         try:
             block.decode()
         except UnicodeDecodeError:
-            return block, None
-    return block, split_lines(block, log.separator, len(log.columns))
+            return None
+    return split_lines(block, log.separator, len(log.columns))
+
+
+def _plain(block: bytes) -> bytes:
+    """The block with plain line ends."""
+    return block.replace(b"\r\n", b"\n") if b"\r" in block else block
 
 
 def _blocks(path: Path, log: RawFormat, block_bytes: int) -> Iterator[bytes]:
@@ -166,9 +206,12 @@ def _without_header(block: bytes, path: Path, log: RawFormat) -> bytes:
 # ------------------------------------------------------------------- faults
 
 
-def _first_fault(block: bytes, path: Path, first_line: int, log: RawFormat) -> DataError:
-    """The error for the first line of a block, which has a fault, that is wrong in some way."""
-    lines = block.split(b"\n")[:-1]
+def _first_fault(path: Path, log: RawFormat, block_bytes: int, number: int) -> DataError:
+    """The error for the first line that is wrong in some way, which is in this block of a file."""
+    first_line, lines = 1 + log.header, list[bytes]()
+    for block in islice(_blocks(path, log, block_bytes), number + 1):
+        first_line += len(lines)
+        lines = _plain(block).split(b"\n")[:-1]
     faults = ((row, _malformed(line, log)) for row, line in enumerate(lines))
     row, fault = next(((row, fault) for row, fault in faults if fault), (len(lines), None))
     # A line further up may break a rule.

@@ -7,7 +7,7 @@ such as a number or a hashed id, is found by reading one line of the cache besid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +15,15 @@ import pyarrow as pa
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from data.spill import narrowest
 
 # The longest text that is its own key; that of a longer one is a hash.
 WORD = 8
 NEWLINE = ord("\n")
+# Bytes that are compared at once while lines are split.
+MARKED = 64
 # Of a word, the bytes that belong to a text of each length.
 MASKS = np.array([(1 << 8 * length) - 1 for length in range(WORD + 1)], dtype=np.uint64)
 # Odd numbers whose products spread over all bits (from splitmix64).
@@ -28,6 +31,15 @@ MIX = np.uint64(0xBF58476D1CE4E5B9)
 MIX_LENGTH = np.uint64(0x94D049BB133111EB)
 CODE_BITS = np.uint64(32)
 CODE_MASK = np.uint64((1 << 32) - 1)
+# Rows whose texts and bounds stay in the caches while one column after another is looked up.
+TILE_ROWS = 256
+# What a compiled loop needs to know of a column and its Interner: numbers, and addresses of arrays.
+TABLE = np.dtype(
+    [
+        (name, np.intp)
+        for name in ("first", "size", "mask", "slots", "counts", "ends", "text", "codes")
+    ]
+)
 
 
 class Texts(NamedTuple):
@@ -80,11 +92,10 @@ def split_lines(block: bytes, separator: str, num_columns: int) -> Lines | None:
     separators, line_ends = _count(array, ord(separator))
     if separators != line_ends * (num_columns - 1):
         return None
-    # One more, because the loop writes before it knows.
-    bounds = np.empty(1 + line_ends * num_columns + 1, dtype=np.int32)
+    bounds = np.empty(1 + line_ends * num_columns, dtype=np.int32)
     if not _split(array, ord(separator), num_columns, bounds):
         return None
-    return Lines(array, bounds[:-1], num_columns)
+    return Lines(array, bounds, num_columns)
 
 
 class Interner:
@@ -119,12 +130,7 @@ class Interner:
 
     def codes(self, texts: Texts) -> np.ndarray:
         """The codes (rows,) of the texts, which are counted; a new text gets a new code."""
-        self._make_room(texts)
-        codes = np.empty(texts.rows, dtype=np.uint32)
-        self._size = _intern(
-            *texts[:-1], self._slots, self._counts, self._ends, self._text, self._size, codes
-        )
-        return codes.astype(self.dtype)
+        return intern([self], [texts])[0]
 
     def _make_room(self, texts: Texts) -> None:
         """Grow for as many new texts as there are rows, so that the loop need not look."""
@@ -138,6 +144,28 @@ class Interner:
         length = int(self._ends[self._size]) + len(texts.block)
         if length > len(self._text):
             self._text = _grown(self._text, 2 * length)
+
+
+def intern(interners: Sequence[Interner], columns: Sequence[Texts]) -> list[np.ndarray]:
+    """What `Interner.codes` gives for each column; all of them are of the same block and rows."""
+    block, bounds, _, step, gap, rows = columns[0]
+    codes = np.empty((len(columns), rows), dtype=np.uint32)
+    tables = np.zeros(len(columns), dtype=TABLE)
+    for table, interner, texts, column in zip(tables, interners, columns, codes, strict=True):
+        interner._make_room(texts)
+        table["first"], table["size"] = texts.first, interner._size
+        table["mask"] = len(interner._slots) - 1
+        table["slots"] = interner._slots.ctypes.data
+        table["counts"] = interner._counts.ctypes.data
+        table["ends"] = interner._ends.ctypes.data
+        table["text"] = interner._text.ctypes.data
+        table["codes"] = column.ctypes.data
+    _intern(block, bounds, step, gap, rows, tables)
+    for interner, size in zip(interners, tables["size"], strict=True):
+        interner._size = int(size)
+    return [
+        column.astype(interner.dtype) for interner, column in zip(interners, codes, strict=True)
+    ]
 
 
 def _grown(array: np.ndarray, length: int) -> np.ndarray:
@@ -171,7 +199,60 @@ def _typed_load(context: Any, address: Any) -> Any:
     return types.uint64(types.intp), generate
 
 
+def _typed_pointer(context: Any, address: Any) -> Any:
+    """An address as what `carray` makes an array of."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.intp), generate
+
+
+def _typed_prefetch(context: Any, address: Any) -> Any:
+    """Have the line of an address brought into the caches, to be written, while work goes on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+        place = builder.inttoptr(arguments[0], byte)
+        builder.call(prefetch, [place, word(1), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+def _typed_marks(context: Any, address: Any, separator: Any) -> Any:
+    """Bits of the bytes from an address on: whether each is the separator or ends a line."""
+    byte, word = ir.IntType(8), ir.IntType(32)
+    many = ir.VectorType(byte, MARKED)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = builder.load(builder.inttoptr(arguments[0], many.as_pointer()), align=1)
+        none, nowhere = ir.Constant(many, ir.Undefined), ir.Constant(word, 0)
+        one = builder.insert_element(none, arguments[1], nowhere)
+        zeros = ir.Constant(ir.VectorType(word, MARKED), [0] * MARKED)
+        separators = builder.icmp_unsigned("==", found, builder.shuffle_vector(one, none, zeros))
+        line_ends = builder.icmp_unsigned("==", found, ir.Constant(many, [NEWLINE] * MARKED))
+        return builder.bitcast(builder.or_(separators, line_ends), ir.IntType(MARKED))
+
+    return types.uint64(types.intp, types.uint8), generate
+
+
+def _typed_lowest(context: Any, bits: Any) -> Any:
+    """The number of the lowest bit that is set."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
 _load_word: Any = intrinsic(_typed_load)
+_marks: Any = intrinsic(_typed_marks)
+_lowest: Any = intrinsic(_typed_lowest)
+_pointer: Any = intrinsic(_typed_pointer)
+_prefetch: Any = intrinsic(_typed_prefetch)
 
 
 @_compiled
@@ -187,13 +268,20 @@ def _count(block: np.ndarray, separator: int) -> tuple[int, int]:
 def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarray) -> bool:
     """Fill bounds with -1 and the places of separators and line ends; whether lines are even."""
     bounds[0] = -1
-    found = 0
-    for place in range(len(block)):
-        byte = block[place]
-        # Written always, kept if the count moves on: a branch would often be mispredicted.
-        bounds[found + 1] = place
-        found += (byte == separator) | (byte == NEWLINE)
-    for end in range(num_columns, found + 1, num_columns):  # noqa: SIM110
+    found = 1
+    address = np.intp(block.ctypes.data)
+    whole = len(block) // MARKED * MARKED
+    for place in range(0, whole, MARKED):
+        marks = _marks(address + place, np.uint8(separator))
+        while marks:
+            bounds[found] = place + _lowest(marks)
+            found += 1
+            marks &= marks - np.uint64(1)
+    for place in range(whole, len(block)):
+        if block[place] == separator or block[place] == NEWLINE:
+            bounds[found] = place
+            found += 1
+    for end in range(num_columns, found, num_columns):  # noqa: SIM110
         if block[bounds[end]] != NEWLINE:
             return False
     return True
@@ -231,26 +319,40 @@ def _slot(key: Any, length: Any, mask: int) -> Any:
 
 @_compiled
 def _intern(
+    block: np.ndarray, bounds: np.ndarray, step: int, gap: int, rows: int, tables: np.ndarray
+) -> None:
+    """Fill the codes of every table, tile after tile. There must be room for all new texts."""
+    keys = np.empty(TILE_ROWS, dtype=np.uint64)
+    lengths = np.empty(TILE_ROWS, dtype=np.intp)
+    for row in range(0, rows, TILE_ROWS):
+        tile = min(TILE_ROWS, rows - row)
+        for number in range(len(tables)):
+            table = tables[number]
+            starts = bounds[table.first + row * step :]
+            _keys(block, starts, step, gap, keys[:tile], lengths, table.slots, table.mask)
+            codes = carray(_pointer(table.codes), rows, np.uint32)[row : row + tile]
+            _look_up(block, starts, step, gap, keys, lengths, codes, table)
+            counts = carray(_pointer(table.counts), table.size, np.int64)
+            for code in codes:
+                counts[code] += 1
+
+
+@_compiled
+def _keys(
     block: np.ndarray,
-    bounds: np.ndarray,
-    first: int,
+    starts: np.ndarray,
     step: int,
     gap: int,
-    slots: np.ndarray,
-    counts: np.ndarray,
-    ends: np.ndarray,
-    text: np.ndarray,
-    size: int,
-    codes: np.ndarray,
-) -> int:
-    """Fill `codes`; return the new number of texts. There must be room for all of them."""
-    mask = len(slots) - 1
-    # Loops over addresses: to hand an array to a function means to count references, together
-    # with the other threads that read this block, which would cost more than all the rest.
-    address, text_address = np.intp(block.ctypes.data), np.intp(text.ctypes.data)
-    for row in range(len(codes)):
-        start = bounds[first + row * step] + gap
-        length = bounds[first + row * step + 1] - start
+    keys: np.ndarray,
+    lengths: np.ndarray,
+    slots: int,
+    mask: int,
+) -> None:
+    """Fill the keys and lengths of the texts of a tile, and have their slots fetched."""
+    address = np.intp(block.ctypes.data)
+    for row in range(len(keys)):
+        start = starts[row * step] + gap
+        length = starts[row * step + 1] - start
         # Its own key where it is short, else a hash.
         if length > WORD:
             key = _hash(address + start, length)
@@ -258,6 +360,32 @@ def _intern(
             key = _load_word(address + start) & MASKS[length]
         else:
             key = _last_word(block, start, length)
+        _prefetch(slots + 16 * _slot(key, length, mask))
+        keys[row] = key
+        lengths[row] = length
+
+
+@_compiled
+def _look_up(
+    block: np.ndarray,
+    starts: np.ndarray,
+    step: int,
+    gap: int,
+    keys: np.ndarray,
+    lengths: np.ndarray,
+    codes: np.ndarray,
+    table: Any,
+) -> None:
+    """Fill the codes of a tile; what is not in the table is put there."""
+    mask, size, text_address = table.mask, table.size, table.text
+    slots = carray(_pointer(table.slots), (mask + 1, 2), np.uint64)
+    # One end and a text's length beyond the last are room to write to.
+    ends = carray(_pointer(table.ends), mask + 2, np.int64)
+    # Loops over addresses: to hand an array to a function means to count references, together
+    # with the other threads that read this block, which would cost more than all the rest.
+    address = np.intp(block.ctypes.data)
+    for row in range(len(codes)):
+        key, length = keys[row], lengths[row]
         slot = _slot(key, length, mask)
         while True:
             kept = slots[slot, 1]
@@ -266,23 +394,27 @@ def _intern(
                 slots[slot, 0] = key
                 slots[slot, 1] = (np.uint64(length) << CODE_BITS) | np.uint64(code + 1)
                 ends[code + 1] = ends[code] + length
-                _copy(block, start, text, ends[code], length)
+                _copy(address + starts[row * step] + gap, text_address + ends[code], length)
                 size += 1
                 break
             if slots[slot, 0] == key and np.intp(kept >> CODE_BITS) == length:
                 code = np.intp(kept & CODE_MASK) - 1
+                start = starts[row * step] + gap
                 if length <= WORD or _same(address + start, text_address + ends[code], length):
                     break
             slot = (slot + 1) & mask
         codes[row] = code
-        counts[code] += 1
-    return size
+    table.size = size
 
 
 @_compiled
-def _copy(block: np.ndarray, start: int, text: np.ndarray, begin: int, length: int) -> None:
+def _copy(source: int, target: int, length: int) -> None:
+    read, written = (
+        carray(_pointer(source), length, np.uint8),
+        carray(_pointer(target), length, np.uint8),
+    )
     for index in range(length):
-        text[begin + index] = block[start + index]
+        written[index] = read[index]
 
 
 @_compiled
