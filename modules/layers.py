@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
 
 from modules.precision import apply_in_float32
 
@@ -44,70 +44,22 @@ class MLP(nn.Sequential):
         self.output_dim = width
 
     def forward(self, inputs: Tensor) -> Tensor:
-        layers = [layer for layer in self if isinstance(layer, nn.Linear)]
-        others = [layer for layer in self if not isinstance(layer, nn.Linear | nn.ReLU)]
-        outputs: Tensor
-        if others or not layers or torch.is_autocast_enabled(inputs.device.type):
-            outputs = super().forward(inputs)  # type: ignore[no-untyped-call]
-        else:
-            parameters = (tensor for layer in layers for tensor in (layer.weight, layer.bias))
-            ends_in_relu = isinstance(self[-1], nn.ReLU)
-            outputs = _LinearChain.apply(inputs, ends_in_relu, *parameters)  # type: ignore[no-untyped-call]
-        return outputs
-
-
-class _LinearChain(torch.autograd.Function):
-    """Linears with a ReLU between them, and behind the last one if `ends_in_relu`.
-
-    As one function it knows that no one else needs the gradients between its layers, so that they
-    can be overwritten, and that each Linear can be one call with its ReLU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, ends_in_relu: bool, *parameters: Tensor) -> Tensor:
-        weights, biases = parameters[0::2], parameters[1::2]
-        hidden = [inputs]
-        for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), start=1):
-            relu = ends_in_relu or number < len(weights)
-            hidden.append(_linear(hidden[-1], weight, bias, relu=relu))
-        ctx.ends_in_relu = ends_in_relu
-        ctx.save_for_backward(*hidden, *weights)
-        return hidden[-1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        num_layers = len(ctx.saved_tensors) // 2
-        hidden, weights = ctx.saved_tensors[: num_layers + 1], ctx.saved_tensors[num_layers + 1 :]
-        of_parameters: list[Tensor] = []
-        (grad,) = grads
-        if ctx.ends_in_relu:
-            grad = torch.ops.aten.threshold_backward(grad, hidden[-1], 0)
-        for number in reversed(range(num_layers)):
-            of_parameters[:0] = [grad.T @ hidden[number], grad.sum(dim=0)]
-            if number > 0:
-                grad = grad @ weights[number]
-                torch.ops.aten.threshold_backward(grad, hidden[number], 0, grad_input=grad)
-        of_inputs = grad @ weights[0] if ctx.needs_input_grad[0] else None
-        return of_inputs, None, *of_parameters
-
-
-def _linear(inputs: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
-    """A Linear and perhaps a ReLU: on a CPU one call of oneDNN."""
-    if inputs.device.type == "cpu" and inputs.dtype == torch.float32:
-        fused: Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs, weight, bias, "relu" if relu else "none", [], ""
-        )
-        return fused
-    outputs = torch.addmm(bias, inputs, weight.T)
-    return outputs.relu_() if relu else outputs
-
-
-@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-def _linear_flops(
-    input_shape: tuple[int, ...], weight_shape: tuple[int, ...], *_args: Any, **_kwargs: Any
-) -> int:
-    """For torch's counter, which knows its other matrix products."""
-    return 2 * input_shape[0] * weight_shape[0] * weight_shape[1]
+        """In inference mode on a CPU each Linear and its ReLU are one oneDNN call."""
+        fused = torch.is_inference_mode_enabled() and inputs.device.type == "cpu"
+        if not fused or inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            outputs: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
+            return outputs
+        hidden, previous = inputs, None
+        for layer, following in pairwise([*self, None]):
+            if isinstance(layer, nn.Linear):
+                activation = "relu" if isinstance(following, nn.ReLU) else "none"
+                hidden = torch.ops.mkldnn._linear_pointwise(
+                    hidden, layer.weight, layer.bias, activation, [], ""
+                )
+            elif not (isinstance(layer, nn.ReLU) and isinstance(previous, nn.Linear)):
+                hidden = layer(hidden)
+            previous = layer
+        return hidden
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:

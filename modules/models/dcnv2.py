@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ class CrossNetworkV2(nn.Module):
 
     def __init__(self, width: int, layers: int, low_rank: int | None) -> None:
         super().__init__()
-        self.is_full = low_rank is None
         self.layers = nn.ModuleList(
             nn.Linear(width, width)
             if low_rank is None
@@ -29,49 +28,10 @@ class CrossNetworkV2(nn.Module):
         )
 
     def forward(self, x0: Tensor) -> Tensor:
-        if self.is_full and not torch.is_autocast_enabled(x0.device.type):
-            parameters = (tensor for layer in self.layers for tensor in layer.parameters())
-            crossed: Tensor = _FullCross.apply(x0, *parameters)  # type: ignore[no-untyped-call]
-            return crossed
         x = x0
         for linear in self.layers:
             x = torch.addcmul(x, x0, linear(x))
         return x
-
-
-class _FullCross(torch.autograd.Function):
-    """The layers with full matrices, with gradients that are summed up in place.
-
-    tensors: W_l and b_l of each layer. Shape: (B, width) -> (B, width)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x0: Tensor, *tensors: Tensor) -> Tensor:
-        states, mapped = [x0], []  # x_l, W_l x_l + b_l
-        for weight, bias in zip(tensors[0::2], tensors[1::2], strict=True):
-            mapped.append(functional.linear(states[-1], weight, bias))
-            states.append(torch.addcmul(states[-1], x0, mapped[-1]))
-        ctx.save_for_backward(*states[:-1], *mapped, *tensors[0::2])
-        return states[-1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        layers = len(ctx.saved_tensors) // 3
-        states, mapped, weights = (
-            ctx.saved_tensors[part * layers : (part + 1) * layers] for part in range(3)
-        )
-        of_parameters: list[Tensor] = []
-        of_state = grads[0].clone()
-        of_x0 = torch.zeros_like(of_state)
-        of_mapped = torch.empty_like(of_state)
-        for state, product, weight in zip(
-            reversed(states), reversed(mapped), reversed(weights), strict=True
-        ):
-            of_x0.addcmul_(of_state, product)
-            torch.mul(of_state, states[0], out=of_mapped)
-            of_parameters[:0] = [of_mapped.T @ state, of_mapped.sum(dim=0)]
-            of_state.addmm_(of_mapped, weight)
-        return of_x0.add_(of_state), *of_parameters
 
 
 class DCNv2(nn.Module):
