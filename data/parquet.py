@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.arrow import to_arrow, to_numpy
 from data.schema import LABEL, PREPARE_AGAIN, DataError, Rows
 
 # Large enough for fast columns, small enough that turning columns into rows stays in cache.
@@ -22,7 +23,9 @@ ROW_GROUP = 1 << 16
 
 def write_shard(path: Path, field_names: Sequence[str], rows: Rows) -> None:
     """Write rows as one file."""
-    table = pa.table([rows.labels, *rows.ids.T], schema=_arrow_schema(field_names))
+    table = pa.table(
+        [to_arrow(rows.labels), *map(to_arrow, rows.ids.T)], schema=_arrow_schema(field_names)
+    )
     pq.write_table(
         table,
         path,
@@ -48,9 +51,9 @@ def read_shard(path: Path, field_names: Sequence[str]) -> Rows:
         for group in range(file.num_row_groups):
             label, *columns = file.read_row_group(group, use_threads=False).columns
             stop = start + len(label)
-            labels[start:stop] = label.to_numpy()
+            labels[start:stop] = to_numpy(label)
             # One transposing copy of a row group is much faster than a strided one a column.
-            ids[start:stop] = np.stack([column.to_numpy() for column in columns]).T
+            ids[start:stop] = np.stack([to_numpy(column) for column in columns]).T
             start = stop
         if start != num_rows:
             raise ValueError(f"{start} rows in row groups, {num_rows} in the footer")
@@ -61,8 +64,7 @@ def read_labels(path: Path, field_names: Sequence[str]) -> np.ndarray:
     """Read the labels of a file, (rows,) uint8."""
     with _opened(path) as file:
         _check_columns(file, path, field_names)
-        labels: np.ndarray = file.read(columns=[LABEL])[LABEL].to_numpy()
-    return labels
+        return to_numpy(file.read(columns=[LABEL])[LABEL])
 
 
 def count_rows(path: Path) -> int:
