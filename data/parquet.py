@@ -5,7 +5,7 @@ Reading goes row group by row group, so that beside the rows only a small part o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -21,15 +21,12 @@ from data.schema import LABEL, PREPARE_AGAIN, DataError, Rows
 ROW_GROUP = 1 << 16
 
 
-def write_shard(path: Path, field_names: Sequence[str], rows: Rows) -> None:
-    """Write rows as one file."""
-    table = pa.table(
-        [to_arrow(rows.labels), *map(to_arrow, rows.ids.T)], schema=_arrow_schema(field_names)
-    )
-    pq.write_table(
-        table,
+def write_shard(path: Path, field_names: Sequence[str], pieces: Iterable[Rows]) -> None:
+    """Write the rows of one piece after another as one file, with row groups of their own."""
+    schema = _arrow_schema(field_names)
+    writer = pq.ParquetWriter(
         path,
-        row_group_size=ROW_GROUP,
+        schema,
         write_page_checksum=True,
         # The high bytes of ids repeat: split off and packed, a file is as small as with
         # dictionaries, written three times as fast and read faster than the plain numbers.
@@ -38,6 +35,10 @@ def write_shard(path: Path, field_names: Sequence[str], rows: Rows) -> None:
         use_byte_stream_split=list(field_names),
         write_statistics=False,
     )
+    with writer:
+        for rows in pieces:
+            columns = [to_arrow(rows.labels), *map(to_arrow, rows.ids.T)]
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=ROW_GROUP)
 
 
 def read_shard(path: Path, field_names: Sequence[str]) -> Rows:

@@ -67,7 +67,7 @@ VOCABULARIES = ("all", "train")
 # A loader holds two shards: 2 x 160 MB at 39 fields.
 SHARD_ROWS = 1_000_000
 # Rows that are gathered at a time: few enough for the caches, many enough for a call.
-SLICE_ROWS = 1 << 17
+PIECE_ROWS = 1 << 16
 # Free bytes of a disk on which a failed write met its end.
 MOSTLY_FULL = 1 << 20
 ENCODED = Path("data/encoded")
@@ -392,8 +392,8 @@ def _order_codes(scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog)
         log.spill.drop(log.number(name))
         with _codes_file(scratch, log.number(name)).open("wb") as file:
             for split in SPLITS:
-                for start in range(0, len(splits[split]), SLICE_ROWS):
-                    file.write(codes.take(splits[split][start : start + SLICE_ROWS]).data)
+                for start in range(0, len(splits[split]), PIECE_ROWS):
+                    file.write(codes.take(splits[split][start : start + PIECE_ROWS]).data)
 
     columns = log.field_columns
     with _progress("ordering", log.rows) as bar:
@@ -405,8 +405,8 @@ def _count(scratch: Path, rows: int, log: CodedLog) -> dict[str, np.ndarray]:
     """Column -> how often each of its texts occurs, by code, in the first of the ordered rows."""
     counts = {name: np.zeros(len(log.interners[name]), np.int64) for name in log.field_columns}
     for name, counted in counts.items():
-        for start in range(0, rows, SLICE_ROWS):
-            part = _read_codes(scratch, log, name, start, min(SLICE_ROWS, rows - start))
+        for start in range(0, rows, PIECE_ROWS):
+            part = _read_codes(scratch, log, name, start, min(PIECE_ROWS, rows - start))
             np.add.at(counted, part, 1)
     return counts
 
@@ -492,16 +492,20 @@ def _write_shards(
         split, number, begin = shard
         start = number * settings.shard_rows
         picked = splits[split][start : start + settings.shard_rows]
-        ids = np.empty((len(names), len(picked)), dtype=np.int32)
-        for column, table, own in zip(columns, vocabulary.tables, ids, strict=True):
-            codes = _read_codes(folder / SCRATCH, log, column, begin + start, len(picked))
-            for row in range(0, len(picked), SLICE_ROWS):
-                part = slice(row, row + SLICE_ROWS)
-                table.take(codes[part], out=own[part], mode="clip")
-        rows = Rows(ids.T, labels[picked])
+
+        def pieces() -> Iterator[Rows]:
+            for first in range(0, len(picked), PIECE_ROWS):
+                part = picked[first : first + PIECE_ROWS]
+                ids = np.empty((len(names), len(part)), dtype=np.int32)
+                for column, table, own in zip(columns, vocabulary.tables, ids, strict=True):
+                    row = begin + start + first
+                    codes = _read_codes(folder / SCRATCH, log, column, row, len(part))
+                    table.take(codes, out=own, mode="clip")
+                yield Rows(ids.T, labels[part])
+
         for file_format in settings.formats:
             path = folder / shard_name(split, number, file_format)
-            shard_format(path).write_shard(path, names, rows)
+            shard_format(path).write_shard(path, names, pieces())
         return len(picked)
 
     shards, begin = [], 0
