@@ -126,10 +126,14 @@ class Interner:
         """How often each text was met, (len,) int64."""
         return self._counts[: self._size]
 
-    def values(self, start: int = 0) -> pa.Array:
-        """The texts with the codes from `start` on, without a copy."""
+    def values(self, start: int = 0, stop: int | None = None) -> pa.Array:
+        """The texts with the codes from `start` to `stop`, without a copy.
+
+        Texts that were there when this was called may be had while others are being added.
+        """
+        stop = self._size if stop is None else stop
         buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._text)]
-        return pa.Array.from_buffers(pa.large_string(), self._size - start, buffers, offset=start)
+        return pa.Array.from_buffers(pa.large_string(), stop - start, buffers, offset=start)
 
     def codes(self, texts: Texts) -> np.ndarray:
         """The codes (rows,) of the texts, which are counted; a new text gets a new code."""
