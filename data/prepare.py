@@ -338,7 +338,6 @@ def _make(folder: Path, source: Source, settings: Settings) -> Schema:
             )
         elif settings.vocabulary == "all":
             started = pool.submit(build_vocabulary, log_format, log.interners, counts)
-        truth = _read_truths(source.log.files, log.rows_of_files) if source.synthetic else None
         labels = log.numbers(log_format.label, pl.UInt8)
         time_of_row = source.log.own.time if source.log.own else None
         times = None if time_of_row is None else log.numbers(time_of_row, pl.Int64)
@@ -349,13 +348,13 @@ def _make(folder: Path, source: Source, settings: Settings) -> Schema:
             started = pool.submit(build_vocabulary, log_format, log.interners, counts)
         vocabulary = started.result()
         schema = _describe(source, settings, vocabulary, splits, labels)
-        written = pool.submit(write_vocabulary, vocabulary, folder)
+        written = [pool.submit(write_vocabulary, vocabulary, folder)]
+        if source.synthetic:
+            written.append(pool.submit(_write_truths, source.log.files, log, splits, folder))
         _write_shards(folder, splits, labels, log, vocabulary, settings)
-        written.result()
+        for each in written:
+            each.result()
     shutil.rmtree(scratch)
-    if truth is not None:
-        for split in TRUTH_SPLITS:
-            np.save(folder / truth_name(split), truth[splits[split]], allow_pickle=False)
     write_schema(schema, folder)
     return schema
 
@@ -421,15 +420,21 @@ def _codes_file(scratch: Path, number: int) -> Path:
     return scratch / f"ordered-{number}"
 
 
-def _read_truths(files: Sequence[Path], rows: Sequence[int]) -> np.ndarray:
-    return np.concatenate([_read_truth(*each) for each in zip(files, rows, strict=True)])
+def _write_truths(
+    files: Sequence[Path], log: CodedLog, splits: Mapping[str, np.ndarray], folder: Path
+) -> None:
+    """Write the true probabilities of the splits that have them."""
+    truths = [_read_truth(*each) for each in zip(files, log.rows_of_files, strict=True)]
+    truth = truths[0] if len(truths) == 1 else np.concatenate(truths)
+    for split in TRUTH_SPLITS:
+        np.save(folder / truth_name(split), truth[splits[split]].astype(np.float64))
 
 
 def _read_truth(raw: Path, rows: int) -> np.ndarray:
-    """The true probabilities (rows,) float64 beside a synthetic log."""
+    """The true probabilities (rows,) beside a synthetic log."""
     path = truth_path(raw)
     try:
-        truth: np.ndarray = np.load(path, allow_pickle=False)
+        truth: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise DataError(f"{path}: not an array ({error}); remove it and the log") from error
     if truth.shape != (rows,):
@@ -437,7 +442,7 @@ def _read_truth(raw: Path, rows: int) -> np.ndarray:
             f"{path}: an array of shape {truth.shape} beside a log of {rows} rows; is it the "
             f"truth of another log? Remove it, or both to plant them again"
         )
-    return truth.astype(np.float64, copy=False)
+    return truth
 
 
 def _describe(

@@ -182,36 +182,26 @@ def _plain(block: bytes) -> bytes:
 
 def _blocks(path: Path, log: RawFormat, block_bytes: int) -> Iterator[bytes]:
     """Yield blocks of whole lines, without the header."""
-    rest, header = b"", log.header
     position = 0
     try:
         with open_log(path) as file:
-            while read := file.read(block_bytes):
-                if position == 0:
-                    read = read.removeprefix(codecs.BOM_UTF8)
-                position += len(read)
-                end = read.rfind(b"\n") + 1
-                if not end:
-                    rest += read
-                    if len(rest) > LINE_BYTES:
+            while block := file.read(block_bytes):
+                if not block.endswith(b"\n"):
+                    rest = file.readline(LINE_BYTES)
+                    if len(rest) == LINE_BYTES:
                         raise DataError(
-                            f"{path}: a line of more than {LINE_BYTES} bytes, soon before its "
-                            f"byte {position}; is it a log of {log.dataset}?"
+                            f"{path}: a line of more than {LINE_BYTES} bytes, which begins before "
+                            f"byte {position + len(block)}; is it a log of {log.dataset}?"
                         )
-                    continue
-                block, rest = rest + read[:end], read[end:]
-                if header:
-                    block, header = _without_header(block, path, log), False
+                    block += rest if rest.endswith(b"\n") else rest + b"\n"
+                start, position = position, position + len(block)
+                if start == 0:
+                    block = block.removeprefix(codecs.BOM_UTF8)
+                    block = _without_header(block, path, log) if log.header else block
                 if block:
                     yield block
     except GZIP_ERRORS as error:
         raise damaged_gzip(path, error) from error
-    if rest:
-        block = rest + b"\n"
-        if header:
-            block = _without_header(block, path, log)
-        if block:
-            yield block
 
 
 def _without_header(block: bytes, path: Path, log: RawFormat) -> bytes:
