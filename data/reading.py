@@ -30,7 +30,7 @@ BLOCK_BYTES = 1 << 22
 # Blocks whose new texts are checked together: a question costs as much as thousands of texts.
 ASKED_BLOCKS = 16
 # Blocks that the columns looked up fastest may be ahead of the slowest.
-STARTED_BLOCKS = 2
+STARTED_BLOCKS = 4
 # No log has longer lines, so a block stays bounded too.
 LINE_BYTES = 1 << 26
 
