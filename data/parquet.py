@@ -6,6 +6,7 @@ Reading goes row group by row group, so that beside the rows only a small part o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -45,19 +46,28 @@ def read_shard(path: Path, field_names: Sequence[str]) -> Rows:
     """Read a whole file; raise `DataError` if it is damaged or has other columns."""
     with _opened(path) as file:
         _check_columns(file, path, field_names)
-        num_rows = file.metadata.num_rows
-        ids = np.empty((num_rows, len(field_names)), dtype=np.int32)
-        labels = np.empty(num_rows, dtype=np.uint8)
-        start = 0
-        for group in range(file.num_row_groups):
-            label, *columns = file.read_row_group(group, use_threads=False).columns
-            stop = start + len(label)
-            labels[start:stop] = to_numpy(label)
-            # One transposing copy of a row group is much faster than a strided one a column.
-            ids[start:stop] = np.stack([to_numpy(column) for column in columns]).T
-            start = stop
-        if start != num_rows:
-            raise ValueError(f"{start} rows in row groups, {num_rows} in the footer")
+        metadata = file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if sum(sizes) != metadata.num_rows:
+            raise ValueError(f"{sum(sizes)} rows in row groups, {metadata.num_rows} in the footer")
+    ids = np.empty((sum(sizes), len(field_names)), dtype=np.int32)
+    labels = np.empty(sum(sizes), dtype=np.uint8)
+    starts = np.cumsum([0, *sizes])
+    threads = max(1, min(pa.cpu_count(), len(sizes)))
+
+    def read_groups(first: int) -> None:
+        with _opened(path) as file:
+            for group in range(first, len(sizes), threads):
+                label, *columns = file.read_row_group(group, use_threads=False).columns
+                if len(label) != sizes[group]:
+                    raise ValueError(f"{len(label)} rows in row group {group}, not {sizes[group]}")
+                part = slice(starts[group], starts[group + 1])
+                labels[part] = to_numpy(label)
+                # One transposing copy of a row group is much faster than a strided one a column.
+                ids[part] = np.stack([to_numpy(column) for column in columns]).T
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="row-groups") as pool:
+        list(pool.map(read_groups, range(threads)))
     return Rows(ids, labels)
 
 
