@@ -146,12 +146,13 @@ class Interner:
             slots = np.zeros((1 << (4 * size // 3).bit_length(), 2), dtype=np.uint64)
             _move(self._slots, slots)
             self._slots = slots
-            self._counts = _grown(self._counts, self._size, len(slots))
-            self._ends = _grown(self._ends, self._size + 1, len(slots) + 1)
+        if size > len(self._counts):
+            self._counts = _grown(self._counts, self._size, 4 * size)
+            self._ends = _grown(self._ends, self._size + 1, 4 * size + 1)
         used = int(self._ends[self._size])
         length = used + len(texts.block) + WORD
         if length > len(self._text):
-            self._text = _grown(self._text, used, 2 * length)
+            self._text = _grown(self._text, used, 4 * length)
 
 
 def intern(interners: Sequence[Interner], columns: Sequence[Texts]) -> list[np.ndarray]:
@@ -178,6 +179,7 @@ def intern(interners: Sequence[Interner], columns: Sequence[Texts]) -> list[np.n
 
 
 def _grown(array: np.ndarray, used: int, length: int) -> np.ndarray:
+    """A longer array; what is not used yet takes no memory until it is."""
     grown = np.zeros(length, dtype=array.dtype)
     grown[:used] = array[:used]
     return grown
@@ -384,7 +386,7 @@ def _look_up(
     mask, size, text_address = table.mask, table.size, table.text
     slots = carray(_pointer(table.slots), (mask + 1, 2), np.uint64)
     # One end and a word beyond the last text are room to write to.
-    ends = carray(_pointer(table.ends), mask + 2, np.int64)
+    ends = carray(_pointer(table.ends), size + len(codes) + 1, np.int64)
     # Loops over addresses: to hand an array to a function means to count references, together
     # with the other threads that read this block, which would cost more than all the rest.
     address = np.intp(block.ctypes.data)
