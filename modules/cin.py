@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.outer import bilinear_map, quadratic_map
+from modules.outer import outer_map, pair_map, pair_weights
+
+CPU_BLOCK, GPU_BLOCK = 2**21, 2**27  # products formed at a time
 
 
 class CIN(nn.Module):
@@ -43,24 +45,36 @@ class CIN(nn.Module):
         self.output = nn.Linear(sum(self.given), 1)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        x0 = functional.pad(vectors, (0, 0, 0, 1), value=1.0)  # (B, F + 1, D)
-        x0 = x0.transpose(0, 1).flatten(start_dim=1)  # (F + 1, B * D)
         *front, last = self._maps()
         if not front:
-            given = (x0 * (last[-1] @ x0)).sum(dim=0)  # (B * D,)
-        elif len(front) == 1:
-            given = (x0 * quadratic_map(_joined(front[0], last), x0)).sum(dim=0)
+            maps = [last[-1]]
         else:
-            tail = _joined(front.pop(), last)
-            both = quadratic_map(torch.cat([front[0], tail]), x0)
-            x, of_tail = both.split([len(front[0]), len(tail)])  # (H_1 + 2, B * D), ...
-            given = x[-1]
-            for weight in front[1:]:
-                x = bilinear_map(weight, x0, x[:-1])
-                given = given + x[-1]
-            given = given + (x[:-1] * of_tail).sum(dim=0)
-        logits: Tensor = given.unflatten(0, (len(vectors), -1)).sum(dim=1) + self.output.bias
-        return logits
+            tail = pair_weights(_joined(front.pop(), last))
+            maps = [torch.cat([pair_weights(front[0]), tail])] if front else [tail]
+            maps += [weight.flatten(start_dim=1) for weight in front[1:]]
+        # A few rows at a time, so that their products stay in the processor's cache.
+        products = CPU_BLOCK if vectors.device.type == "cpu" else GPU_BLOCK
+        widest = max(weight.shape[1] for weight in maps) * vectors.shape[2]
+        given = [self._given(rows, *maps) for rows in vectors.split(max(1, products // widest))]
+        return torch.cat(given) + self.output.bias
+
+    def _given(self, vectors: Tensor, first: Tensor, *front: Tensor) -> Tensor:
+        """What all layers give, (B,), by the maps of `forward`."""
+        x0 = functional.pad(vectors, (0, 0, 0, 1), value=1.0)  # (B, F + 1, D)
+        x0 = x0.transpose(0, 1).flatten(start_dim=1)  # (F + 1, B * D)
+        if len(self.weights) == 1:
+            given = (x0 * (first @ x0)).sum(dim=0)  # (B * D,)
+        elif len(self.weights) == 2:
+            given = (x0 * pair_map(first, x0)).sum(dim=0)
+        else:
+            size = self.handed_on[0] + 1
+            x, total, of_tail = pair_map(first, x0).tensor_split([size, size + 1])
+            for weight in front:
+                x, given = outer_map(weight, x0, x).tensor_split([len(weight) - 1])
+                total = total + given
+            given = total.squeeze(0) + (x * of_tail).sum(dim=0)
+        of_rows: Tensor = given.unflatten(0, (len(vectors), -1)).sum(dim=1)
+        return of_rows
 
     def _maps(self) -> list[Tensor]:
         """Of every layer the map of x^0 and x^{k-1} to what it hands on, 1, and what it gives."""

@@ -1,11 +1,9 @@
-"""Linear maps of all products of two groups of numbers, without ever holding all the products.
+"""Linear maps of all products of two groups of numbers, column by column.
 
-out[o, r] = sum_{f, i} weight[o, f, i] left[f, r] right[i, r] is one matrix product, of the weights
-with the outer product of every column r; but the outer products are many times larger than what
-they are made of. They are formed for a block of columns at a time, in a buffer that stays in the
-processor's cache, and once more for the gradient.
+The products are many times larger than what they are made of, so they are not kept for the
+gradient but formed once more.
 
-Shapes: R columns, O outputs, F and N sizes of the two groups, P products of a column.
+Shapes: F and N sizes of the groups, R columns, P = F (F + 1) / 2 pairs f <= i, O outputs.
 """
 
 from __future__ import annotations
@@ -18,86 +16,71 @@ from torch import Tensor
 
 from modules.precision import apply_in_float32
 
-CPU_BLOCK, GPU_BLOCK = 2**21, 2**27  # products formed at a time
 
+def outer_map(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """out[o, r] = sum_{f, i} weight[o, f N + i] left[f, r] right[i, r].
 
-def bilinear_map(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """out[o, r] = sum_{f, i} weight[o, f, i] left[f, r] right[i, r].
-
-    Shape: (O, F, N), (F, R), (N, R) -> (O, R)
+    Shape: (O, F * N), (F, R), (N, R) -> (O, R)
     """
     out: Tensor = apply_in_float32(_OuterMap, weight, left, right, False)
     return out
 
 
-def quadratic_map(weight: Tensor, x: Tensor) -> Tensor:
-    """out[o, r] = sum_{f, i} weight[o, f, i] x[f, r] x[i, r].
+def pair_map(weight: Tensor, x: Tensor) -> Tensor:
+    """out[o, r] = sum_{f <= i} weight[o, p(f, i)] x[f, r] x[i, r], the pairs in the order of f.
 
-    Since x_f x_i = x_i x_f, only the products with f <= i are formed: half the work.
-    Shape: (O, F, F), (F, R) -> (O, R)
+    Shape: (O, P), (F, R) -> (O, R)
     """
-    folded = weight.triu() + weight.tril(-1).mT
-    out: Tensor = apply_in_float32(_OuterMap, folded, x, x, True)
+    out: Tensor = apply_in_float32(_OuterMap, weight, x, x, True)
     return out
 
 
+def pair_weights(weight: Tensor) -> Tensor:
+    """The weights by which `pair_map` gives sum_{f, i} weight[o, f, i] x[f, r] x[i, r].
+
+    Since x_f x_i = x_i x_f, half the products do. Shape: (O, F, F) -> (O, P)
+    """
+    size = weight.shape[1]
+    f, i = torch.triu_indices(size, size, device=weight.device)
+    folded = weight.triu() + weight.tril(-1).mT
+    return folded.flatten(start_dim=1).index_select(1, f * size + i)
+
+
 class _OuterMap(torch.autograd.Function):
-    """The sum over all f and i or, where `triangular` is set, over f <= i."""
+    """The sum over all f and i or, where `pairs` is set, over f <= i."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, left: Tensor, right: Tensor, triangular: bool) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, left: Tensor, right: Tensor, pairs: bool) -> Tensor:
         ctx.save_for_backward(weight, left, right)
-        ctx.firsts = [f if triangular else 0 for f in range(len(left))]
-        packed = _pack(weight, ctx.firsts)
-        out = left.new_empty(len(weight), left.shape[1])
-        for columns, products in _blocks(packed, left):
-            _multiply(left[:, columns], right[:, columns], ctx.firsts, out=products)
-            torch.mm(packed, products, out=out[:, columns])
-        return out
+        ctx.pairs = pairs
+        return weight @ _products(left, right, pairs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         (grad,) = grads  # (O, R)
         weight, left, right = ctx.saved_tensors
-        packed = _pack(weight, ctx.firsts)
-        packed_grad = torch.zeros_like(packed)
+        products = _products(left, right, ctx.pairs)
+        weight_grad = grad @ products.T
+        torch.mm(weight.T, grad, out=products)  # now the products' gradient
         left_grad, right_grad = torch.empty_like(left), torch.zeros_like(right)
-        for columns, products in _blocks(packed, left):
-            of_left, of_right = left[:, columns], right[:, columns]
-            _multiply(of_left, of_right, ctx.firsts, out=products)
-            packed_grad += grad[:, columns] @ products.T
-            torch.mm(packed.T, grad[:, columns], out=products)  # now the products' gradient
-            for f, (first, part) in enumerate(_parts(products, len(right), ctx.firsts)):
-                right_grad[first:, columns].addcmul_(part, of_left[f])
-                torch.sum(part.mul_(of_right[first:]), dim=0, out=left_grad[f, columns])
-        weight_grad = torch.zeros_like(weight)
-        for f, (first, part) in enumerate(_parts(packed_grad.T, len(right), ctx.firsts)):
-            weight_grad[:, f, first:] = part.T
+        for f, (first, part) in enumerate(_parts(products, left, right, ctx.pairs)):
+            right_grad[first:].addcmul_(part, left[f])
+            torch.sum(part.mul_(right[first:]), dim=0, out=left_grad[f])
         return weight_grad, left_grad, right_grad, None
 
 
-def _pack(weight: Tensor, firsts: list[int]) -> Tensor:
-    """The weights (O, P) of the products that are formed, f after f."""
-    return torch.cat([weight[:, f, first:] for f, first in enumerate(firsts)], dim=1)
-
-
-def _blocks(packed: Tensor, left: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Every block of columns, and a buffer (P, columns) that the next block uses again."""
-    num_products, num_columns = packed.shape[1], left.shape[1]
-    block = CPU_BLOCK if left.device.type == "cpu" else GPU_BLOCK
-    width = min(num_columns, max(1, block // num_products))
-    buffer = left.new_empty(num_products, width)
-    for start in range(0, num_columns, width):
-        columns = slice(start, min(start + width, num_columns))
-        yield columns, buffer[:, : columns.stop - start]
-
-
-def _parts(products: Tensor, size: int, firsts: list[int]) -> Iterator[tuple[int, Tensor]]:
-    """For every f the first i, and the rows of `products` (P, ...) that belong to f."""
-    return zip(firsts, products.split([size - first for first in firsts]), strict=True)
-
-
-def _multiply(left: Tensor, right: Tensor, firsts: list[int], out: Tensor) -> None:
-    """The products of left (F, columns) and right (N, columns) into out (P, columns)."""
-    for f, (first, part) in enumerate(_parts(out, len(right), firsts)):
+def _products(left: Tensor, right: Tensor, pairs: bool) -> Tensor:
+    """The products of left (F, R) and right (N, R), f after f: (F * N or P, R)."""
+    size = len(left) * (len(left) + 1) // 2 if pairs else len(left) * len(right)
+    products = left.new_empty(size, left.shape[1])
+    for f, (first, part) in enumerate(_parts(products, left, right, pairs)):
         torch.mul(left[f], right[first:], out=part)
+    return products
+
+
+def _parts(
+    products: Tensor, left: Tensor, right: Tensor, pairs: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """For every f the first i, and the rows of `products` that belong to f."""
+    firsts = [f if pairs else 0 for f in range(len(left))]
+    return zip(firsts, products.split([len(right) - first for first in firsts]), strict=True)

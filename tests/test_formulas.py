@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules import attention, outer
+from modules import attention
 from modules.cin import CIN
 from modules.layers import MLP, pairwise_sum
 from modules.models import build_model
 from modules.models.autoint import SelfAttention
 from modules.models.dcn import CrossNetwork
 from modules.models.rankmixer import RankMixerLayer
+from modules.outer import outer_map, pair_map, pair_weights
 
 ROWS, FIELDS, DIM = 4, 3, 2
 WIDTH = FIELDS * DIM
@@ -198,11 +199,11 @@ def cin_by_loops(cin: CIN, vectors: Tensor, units: tuple[int, ...], split_half: 
 
 @pytest.mark.parametrize("split_half", [False, True])
 @pytest.mark.parametrize("units", [(4,), (4, 5), (4, 5, 3), (4, 5, 2, 3), (4, 5, 2, 4, 2)], ids=len)
-@pytest.mark.parametrize("block", [2**20, 50])
+@pytest.mark.parametrize("block", [2**20, 70])
 def test_cin_is_its_recursion(
     units: tuple[int, ...], split_half: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outer, "CPU_BLOCK", block)  # 50: blocks of a few columns, the last smaller
+    monkeypatch.setattr("modules.cin.CPU_BLOCK", block)  # 70: blocks of few rows, the last smaller
     cin = CIN(FIELDS, units, split_half=split_half)
     vectors = inputs()[0].requires_grad_()
     ours, theirs = cin(vectors), cin_by_loops(cin, vectors, units, split_half)
@@ -224,18 +225,19 @@ def test_xdeepfm_adds_lr_cin_and_mlp() -> None:
     torch.testing.assert_close(model(vectors, weights), expected)
 
 
-@pytest.mark.parametrize("block", [2**20, 7])
-def test_outer_maps_and_their_gradients(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outer, "CPU_BLOCK", block)
+def test_maps_of_products_and_their_gradients() -> None:
     weight, left, right = torch.randn(4, 3, 5), torch.randn(3, 6), torch.randn(5, 6)
     expected = torch.einsum("ofi,fr,ir->or", weight, left, right)
-    torch.testing.assert_close(outer.bilinear_map(weight, left, right), expected)
+    torch.testing.assert_close(outer_map(weight.flatten(1), left, right), expected)
     square = torch.randn(4, 3, 3)
     expected = torch.einsum("ofi,fr,ir->or", square, left, left)
-    torch.testing.assert_close(outer.quadratic_map(square, left), expected)
-    tensors = [tensor.requires_grad_() for tensor in (weight, left, right)]
-    assert torch.autograd.gradcheck(outer.bilinear_map, tensors)
-    assert torch.autograd.gradcheck(outer.quadratic_map, [square.requires_grad_(), left])
+    torch.testing.assert_close(pair_map(pair_weights(square), left), expected)
+    tensors = [tensor.double().requires_grad_() for tensor in (weight.flatten(1), left, right)]
+    assert torch.autograd.gradcheck(outer_map, tensors)
+    square = square.double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *args: pair_map(pair_weights(args[0]), args[1]), [square, tensors[1]]
+    )
 
 
 @pytest.mark.parametrize("block", [2**19, 20])
