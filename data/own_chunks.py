@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from data import delimited, parquet_log
-from data.arrow import to_arrow, to_numpy
+from data.arrow import to_numpy
 from data.log import Layout, Log, unknown_name
 from data.raw import Rule
 from data.schema import DataError
@@ -63,10 +63,10 @@ def read_own_chunks(
         if name not in names:
             raise DataError(f"{path}: {unknown_name('column', name, names)}")
 
-    def checked(piece: Piece) -> dict[str, Texts]:
+    def checked(piece: Piece) -> dict[str, tuple[Texts, np.ndarray]]:
         _check_rules(piece, log.format.rules)
         return {
-            name: Texts.of_arrow(column.values.to_arrow().take(to_arrow(column.codes)))
+            name: (Texts.of_arrow(column.values.to_arrow()), column.codes)
             for name, column in piece.columns.items()
         }
 
@@ -79,7 +79,7 @@ def read_own_chunks(
             delimited.read_blocks(path, layout),
         )
     for texts in pieces:
-        chunk = [interner.codes(texts[name]) for name, interner in interners.items()]
+        chunk = [interner.codes_of_rows(*texts[name]) for name, interner in interners.items()]
         rows += len(chunk[0])
         yield chunk
     if rows == 0:

@@ -139,6 +139,13 @@ class Interner:
         """The codes (rows,) of the texts, which are counted; a new text gets a new code."""
         return intern([self], [texts])[0]
 
+    def codes_of_rows(self, texts: Texts, places: np.ndarray) -> np.ndarray:
+        """The codes (rows,) of rows that have these of the texts; counted are the rows."""
+        codes = self.codes(texts)
+        rows_of_texts = np.bincount(places, minlength=texts.rows)
+        np.add.at(self._counts, codes, rows_of_texts - 1)  # each was counted once already
+        return codes.take(places)
+
     def _make_room(self, texts: Texts) -> None:
         """Grow for as many new texts as there are rows, so that the loop need not look."""
         size = self._size + texts.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +62,21 @@ def test_an_arrow_column_gets_the_codes_of_its_texts(
         array = pa.array([*["unseen"] * skipped, *column], kind).slice(skipped)
         check(interner, interner.codes(Texts.of_arrow(array)), texts)
     assert interner.counts.sum() == 3 * len(texts)
+
+
+@settings(deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=9), st.data())
+def test_rows_of_a_dictionary_get_the_codes_of_its_texts(texts: list[str], data: Any) -> None:
+    interner = Interner()
+    rows = []
+    for _ in range(2):
+        # A text may be in the dictionary twice, or without a row.
+        places = data.draw(st.lists(st.integers(0, len(texts) - 1)))
+        found = interner.codes_of_rows(Texts.of_arrow(pa.array(texts)), np.array(places, np.int32))
+        check(interner, found, [texts[place] for place in places])
+        rows += [texts[place] for place in places]
+    counts = dict(zip(interner.values().to_pylist(), interner.counts.tolist(), strict=True))
+    assert counts == {text: rows.count(text) for text in texts}
 
 
 def test_a_table_grows_and_keeps_its_codes() -> None:
