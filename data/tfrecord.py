@@ -2,51 +2,79 @@
 
 A record is one tf.train.Example: `label` a FloatList of one, `feature` an Int64List of F global
 ids. The package tfrecord reads and writes such files too, but a record at a time, checking no
-CRC, and leaving the order of the two features open. What is done here is: frames with both CRCs
-checked, and records of the official shape decoded together. In that shape the length of a record
-decides all bytes of it but the label and the ids, so records of one length are a matrix. Any
-other record is left to the package's messages.
+CRC, and leaving the order of the two features open. Here compiled loops check both CRCs of every
+record, and read and write records of the official shape. Any other record is left to the
+package's messages.
 
 In this file n is a number of records.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from crc32c import crc32c
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from numpy.lib.stride_tricks import sliding_window_view
-from tfrecord.example_pb2 import Example, Feature, Features, FloatList, Int64List
+from numba import types
+from tfrecord.example_pb2 import Example
 
+from data.compiled import BYTES, compiled, inlined, load_word
 from data.schema import PREPARE_AGAIN, DataError, Rows
 from data.threads import map_ahead
 
 # A frame: length (8 bytes), its CRC (4 bytes), the payload, its CRC (4 bytes).
 LENGTH_BYTES, CRC_BYTES = 8, 4
 HEADER_BYTES = LENGTH_BYTES + CRC_BYTES
+FRAME_BYTES = HEADER_BYTES + CRC_BYTES
 LONGEST_RECORD = 1 << 24
 BLOCK_BYTES = 1 << 20
-BLOCK_ROWS = 1 << 16
-# A varint holds seven bits a byte; five bytes hold any id.
-ID_BYTES = 5
+# What may be wrong with a frame, and what is said of it.
+NO_FAULT, BAD_LENGTH, TOO_LONG, BAD_PAYLOAD = range(4)
+FAULTS = {
+    BAD_LENGTH: "the CRC of its length does not match",
+    TOO_LONG: "a length of {} bytes",
+    BAD_PAYLOAD: "its CRC does not match",
+}
+
+# What precedes the ids in an official record, byte for byte, but for the lengths that count all
+# bytes to the end of the record (REST) and the upper half of the label as a float32 (LABEL).
+# https://protobuf.dev/programming-guides/encoding
+REST, LABEL = -1, -2
+PREFIX = np.array(
+    [
+        *(0x0A, REST),  # Example.features
+        *(0x0A, 17, 0x0A, 5, *b"label"),  # an entry of Features.feature: its key
+        *(0x12, 8, 0x12, 6, 0x0A, 4, 0, 0, LABEL),  # its value: Feature.float_list, of one
+        *(0x0A, REST, 0x0A, 7, *b"feature"),  # the other entry: its key
+        *(0x12, REST, 0x1A, REST, 0x0A, REST),  # its value: Feature.int64_list, packed
+    ],
+    dtype=np.int16,
+)
+# The upper half of 1.0; that of 0.0 is 0.
+ONE = 0x3F80
+# What stands in the place of a label where a record has another shape.
+UNUSUAL = 2
+# What takes more bytes, or is as large, is no id and no length of an official record.
+VARINT_BYTES = 5
+TOO_LARGE = 1 << 31
+# Of CRC-32C, its bits reversed: RFC 3720, appendix B.4.
+POLYNOMIAL = np.uint32(0x82F63B78)
+# What `_encode` only reads; a piece of rows may be cut out of another order.
+IDS = types.Array(types.int32, 2, "A", readonly=True)
+LABELS = types.Array(types.uint8, 1, "A", readonly=True)
 
 
 class Block(NamedTuple):
-    """Whole records, their CRCs checked. starts, lengths: (n,) of the payloads within `content`.
+    """Whole records, their CRCs checked. bounds: (n, 2) int64, of the payloads in `content`.
 
-    first: the number of the first record in the file, from 0.
+    first: the number of the first record in the file, from 0. content: (bytes,) uint8.
     """
 
     first: int
-    content: bytes
-    starts: np.ndarray
-    lengths: np.ndarray
+    content: np.ndarray
+    bounds: np.ndarray
 
 
 def write_shard(path: Path, field_names: Sequence[str], pieces: Iterable[Rows]) -> None:
@@ -54,17 +82,27 @@ def write_shard(path: Path, field_names: Sequence[str], pieces: Iterable[Rows]) 
 
     The format holds no names; a row has F ids, none negative.
     """
+    num_fields = len(field_names)
+    longest = FRAME_BYTES + (len(PREFIX) + num_fields) * VARINT_BYTES
+    block_rows = max(1, BLOCK_BYTES // longest)
+    frames = np.empty(block_rows * longest, dtype=np.uint8)
     with path.open("wb") as file:
-        for rows in pieces:
-            for start in range(0, len(rows.labels), BLOCK_ROWS):
-                part = slice(start, start + BLOCK_ROWS)
-                file.write(_encode(rows.ids[part], rows.labels[part]))
+        for ids, labels in pieces:
+            if ids.shape != (len(labels), num_fields):
+                raise ValueError(f"ids {ids.shape} of {len(labels)} labels and {num_fields} fields")
+            if ids.min(initial=0) < 0:
+                raise ValueError(f"id {ids.min()} is negative")
+            if labels.max(initial=0) > 1:
+                raise ValueError(f"label {labels.max()} is neither 0 nor 1")
+            for start in range(0, len(labels), block_rows):
+                part = slice(start, start + block_rows)
+                file.write(frames[_encode(ids[part], labels[part], frames) :].data)
 
 
 def read_shard(path: Path, field_names: Sequence[str]) -> Rows:
     """Read a whole file; raise `DataError` naming file and record if any of it is damaged."""
     num_fields = len(field_names)
-    parts = list(map_ahead(lambda block: _decode(block, path, num_fields), _blocks(path)))
+    parts = list(map_ahead(lambda block: _read_block(block, path, num_fields), _blocks(path)))
     if not parts:
         return Rows(np.empty((0, num_fields), dtype=np.int32), np.empty(0, dtype=np.uint8))
     ids, labels = zip(*parts, strict=True)
@@ -78,78 +116,41 @@ def read_labels(path: Path, field_names: Sequence[str]) -> np.ndarray:
 
 def count_rows(path: Path) -> int:
     """The number of rows; every record is visited, but not decoded."""
-    return sum(len(block.starts) for block in _blocks(path))
+    return sum(len(block.bounds) for block in _blocks(path))
 
 
-# ---------------------------------------------------------------- decoding
+def _blocks(path: Path) -> Iterator[Block]:
+    """All records of a file, both CRCs of each checked."""
+    number, rest = 0, b""
+    with path.open("rb") as file:
+        while read := file.read(BLOCK_BYTES):
+            content = np.frombuffer(rest + read, dtype=np.uint8)
+            bounds = np.empty((len(content) // FRAME_BYTES, 2), dtype=np.int64)
+            found, used, fault = _walk(content, bounds)
+            if found:
+                yield Block(number, content, bounds[:found])
+            number += found
+            rest = content[used:].tobytes()
+            if fault != NO_FAULT:
+                length = int.from_bytes(rest[:LENGTH_BYTES], "little")
+                raise _damaged(path, number, FAULTS[fault].format(length))
+    if rest:
+        raise _damaged(path, number, "cut short or its CRC does not match")
 
 
-def _decode(block: Block, path: Path, num_fields: int) -> Rows:
+def _damaged(path: Path, number: int, reason: str) -> DataError:
+    return DataError(f"{path}, record {number}: {reason}; fetch the file again or {PREPARE_AGAIN}")
+
+
+def _read_block(block: Block, path: Path, num_fields: int) -> Rows:
     """The rows of a block."""
-    labels = np.empty(len(block.starts), dtype=np.uint8)
-    ids = np.empty((len(block.starts), num_fields), dtype=np.int32)
-    unusual = []
-    content = np.frombuffer(block.content, dtype=np.uint8)
-    for length in np.flatnonzero(np.bincount(block.lengths)).tolist():
-        records = np.flatnonzero(block.lengths == length)
-        prefix = _prefix(length)
-        if prefix is None:
-            unusual.append(records)
-            continue
-        payloads = sliding_window_view(content, length)[block.starts[records]]  # (n, length)
-        size = prefix.shape[1]
-        labelled = [_equal_rows(payloads[:, :size], known) for known in prefix]
-        found, good = _decode_varints(payloads[:, size:], num_fields)
-        good &= labelled[0] | labelled[1]
-        ids[records[good]] = found[good]
-        labels[records] = labelled[1]
-        unusual.append(records[~good])
-    for record in np.sort(np.concatenate(unusual)).tolist():
-        start = block.starts[record]
-        payload = block.content[start : start + block.lengths[record]]
+    labels = np.empty(len(block.bounds), dtype=np.uint8)
+    ids = np.empty((len(block.bounds), num_fields), dtype=np.int32)
+    _decode(block.content, block.bounds, ids, labels)
+    for record in np.flatnonzero(labels == UNUSUAL).tolist():
+        payload = block.content[slice(*block.bounds[record])].tobytes()
         labels[record], ids[record] = _read_message(payload, path, block.first + record, num_fields)
     return Rows(ids, labels)
-
-
-def _equal_rows(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Which of `rows` (n, bytes) uint8 are `known` (bytes,); eight bytes are compared at a time."""
-    places = [*range(0, len(known) - 8, 8), len(known) - 8]
-    words = np.stack([rows[:, at : at + 8] for at in places], axis=1).reshape(len(rows), -1)
-    wanted = np.concatenate([known[at : at + 8] for at in places])
-    equal: np.ndarray = (words.view(np.uint64) == wanted.view(np.uint64)).all(axis=1)
-    return equal
-
-
-def _decode_varints(packed: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (n, width) int64 of varints in the rows of `packed` (n, bytes) uint8, and which
-    rows (n,) hold just that many, all of 31 bits at most; the numbers of others mean nothing.
-    """
-    num_rows, num_bytes = packed.shape
-    good = np.ones(num_rows, dtype=bool)
-    numbers = np.zeros((num_rows, width), dtype=np.int64)
-    if num_bytes < width:
-        return numbers, ~good
-    flat = packed.ravel()
-    ends = np.flatnonzero(flat < 0x80)  # the high bit says that a varint goes on
-    row_ends = np.arange(num_bytes - 1, num_rows * num_bytes, num_bytes)
-    if len(ends) != num_rows * width or (ends[width - 1 :: width] != row_ends).any():
-        last = packed < 0x80
-        good = (last.sum(axis=1) == width) & last[:, -1]
-        if not good.any():
-            return numbers, good
-        flat = packed[good].ravel()
-        ends = np.flatnonzero(flat < 0x80)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    values = (flat.take(starts) & 0x7F).astype(np.int64)
-    for place in range(1, min(int(lengths.max()), ID_BYTES)):
-        longer = np.flatnonzero(lengths > place)
-        more = (flat.take(starts.take(longer) + place) & 0x7F).astype(np.int64)
-        values[longer] |= more << 7 * place
-    fits = (lengths <= ID_BYTES) & (values < 1 << 31)
-    numbers[good] = values.reshape(-1, width)
-    good[good] = fits.reshape(-1, width).all(axis=1)
-    return numbers, good
 
 
 def _read_message(
@@ -184,185 +185,184 @@ def _label(example: Example, path: Path, number: int) -> int:
     return int(value[0])
 
 
-# ---------------------------------------------------------------- encoding
+# ---------------------------------------------------------------- compiled loops
 
 
-def _encode(ids: np.ndarray, labels: np.ndarray) -> bytes:
-    """The frames of rows (n, F) with their labels (n,)."""
-    if ids.min(initial=0) < 0:
-        raise ValueError(f"id {ids.min()} is negative")
-    packed, starts, lengths = _encode_varints(ids)
-    known = {length: _empty_frame(length) for length in set(lengths.tolist())}
-    ends = np.cumsum([known[length].shape[1] for length in lengths.tolist()])
-    content = np.empty(ends[-1], dtype=np.uint8)
-    for length, empty in known.items():
-        rows = np.flatnonzero(lengths == length)
-        size = empty.shape[1]
-        frames = empty[labels[rows]]  # (n, size)
-        body = slice(size - CRC_BYTES - length, size - CRC_BYTES)
-        frames[:, body] = sliding_window_view(packed, length)[starts[rows]]
-        payloads = memoryview(frames[:, HEADER_BYTES:-CRC_BYTES].tobytes())
-        width = size - HEADER_BYTES - CRC_BYTES
-        crcs = [crc32c(payloads[at : at + width]) for at in range(0, len(payloads), width)]
-        frames[:, -CRC_BYTES:] = _mask(crcs).view(np.uint8).reshape(-1, CRC_BYTES)
-        sliding_window_view(content, size, writeable=True)[ends[rows] - size] = frames
-    return content.tobytes()
+def _crc_tables() -> np.ndarray:
+    """(8, 256) uint32: what a byte does to a CRC-32C that 0 to 7 more bytes follow."""
+    table: np.ndarray = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = table >> 1 ^ table % 2 * POLYNOMIAL
+    tables = [table]
+    for _ in range(7):
+        tables.append(tables[-1] >> 8 ^ table[tables[-1] & 0xFF])
+    return np.stack(tables)
 
 
-def _encode_varints(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The varints of all ids (n, F) end to end, uint8; where each row starts, and its bytes."""
-    values = ids.ravel()
-    sizes = np.ones(values.shape, dtype=np.int64)
-    for place in range(1, ID_BYTES):
-        sizes += values >= 1 << 7 * place
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    packed = np.empty(ends[-1], dtype=np.uint8)
-    packed[starts] = (values & 0x7F) | (sizes > 1) << 7
-    for place in range(1, int(sizes.max())):
-        longer = np.flatnonzero(sizes > place)
-        bits = values.take(longer) >> 7 * place & 0x7F
-        packed[starts.take(longer) + place] = bits | (sizes.take(longer) > place + 1) << 7
-    row_starts = starts.reshape(ids.shape)[:, 0]
-    return packed, row_starts, ends.reshape(ids.shape)[:, -1] - row_starts
+CRC_TABLES = _crc_tables()
 
 
-def _empty_frame(num_bytes: int) -> np.ndarray:
-    """Frames (2, size) uint8 for the labels 0 and 1, without their ids and their last CRC."""
-    prefix = _official_prefix(num_bytes)
-    length = struct.pack("<Q", prefix.shape[1] + num_bytes)
-    header = np.frombuffer(length + _masked_crc(length), dtype=np.uint8)
-    rest = np.zeros((2, num_bytes + CRC_BYTES), dtype=np.uint8)
-    return np.concatenate([np.stack([header, header]), prefix, rest], axis=1)
+@inlined
+def _get(content: np.ndarray, at: int, size: int) -> int:
+    """The little-endian number of `size` bytes at a place."""
+    number = 0
+    for index in range(size):
+        number |= content[at + index] << 8 * index
+    return number
 
 
-# ------------------------------------------------------------------ frames
+@inlined
+def _put(content: np.ndarray, at: int, size: int, number: int) -> None:
+    """Write a number as `_get` reads it."""
+    for index in range(size):
+        content[at + index] = number >> 8 * index & 0xFF
 
 
-def _blocks(path: Path) -> Iterator[Block]:
-    """All records of a file, both CRCs of each checked."""
-    headers: dict[bytes, int] = {}
-    number, rest, size = 0, b"", BLOCK_BYTES
-    with path.open("rb") as file:
-        while read := file.read(size):
-            content = rest + read
-            block, used = _take_frames(content, path, number, headers)
-            if len(block.starts):
-                yield block
-            number += len(block.starts)
-            rest = content[used:]
-    if rest:
-        raise _damaged(path, number, "cut short or its CRC does not match")
+@inlined
+def _get_varint(content: np.ndarray, at: int) -> tuple[int, int]:
+    """Protobuf's integer at a place, and the place behind it; TOO_LARGE if VARINT_BYTES end first.
 
-
-def _take_frames(
-    content: bytes, path: Path, first: int, headers: dict[bytes, int]
-) -> tuple[Block, int]:
-    """The whole records that `content` begins with, and how many bytes they take.
-
-    headers: lengths by the bytes of length and CRC that were found to belong together.
+    Seven bits a byte, lowest first; all but the last byte have the high bit.
     """
-    starts: list[int] = []
-    ends: list[int] = []
-    crcs: list[int] = []
-    at, size = 0, len(content)
-    while at + HEADER_BYTES <= size:
-        header = content[at : at + HEADER_BYTES]
-        length = headers.get(header)
-        if length is None:
-            length = headers[header] = _read_header(header, path, first + len(starts))
-        start = at + HEADER_BYTES
-        end = start + length
-        if end + CRC_BYTES > size:
-            break
-        crcs.append(crc32c(content[start:end]))
-        starts.append(start)
-        ends.append(end)
-        at = end + CRC_BYTES
-    begins = np.array(starts, dtype=np.int64)
-    block = Block(first, content, begins, np.array(ends, dtype=np.int64) - begins)
-    if len(ends):
-        stored = sliding_window_view(np.frombuffer(content, np.uint8), CRC_BYTES)[ends]
-        wrong = stored.view("<u4").ravel() != _mask(crcs)
-        if wrong.any():
-            number = first + int(np.argmax(wrong))
-            raise _damaged(path, number, "its CRC does not match")
-    return block, at
+    number = 0
+    for place in range(VARINT_BYTES):
+        byte = content[at + place]
+        number |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return number, at + place + 1
+    return TOO_LARGE, at + VARINT_BYTES
 
 
-def _read_header(header: bytes, path: Path, number: int) -> int:
-    length = header[:LENGTH_BYTES]
-    if header[LENGTH_BYTES:] != _masked_crc(length):
-        raise _damaged(path, number, "the CRC of its length does not match")
-    (size,) = struct.unpack("<Q", length)
-    if size > LONGEST_RECORD:
-        raise _damaged(path, number, f"a length of {size} bytes")
-    return int(size)
+@inlined
+def _put_varint(content: np.ndarray, end: int, number: int) -> int:
+    """Write a number as `_get_varint` reads it, up to a place; return where it begins."""
+    start = end - 1
+    while number >> 7 * (end - start):
+        start -= 1
+    for place in range(start, end - 1):
+        content[place] = number & 0x7F | 0x80
+        number >>= 7
+    content[end - 1] = number
+    return start
 
 
-def _damaged(path: Path, number: int, reason: str) -> DataError:
-    return DataError(f"{path}, record {number}: {reason}; fetch the file again or {PREPARE_AGAIN}")
+@inlined
+def _crc(content: np.ndarray, start: int, end: int) -> int:
+    """The CRC-32C of bytes, masked as frames have it.
 
-
-def _frame(payload: bytes) -> bytes:
-    length = struct.pack("<Q", len(payload))
-    return length + _masked_crc(length) + payload + _masked_crc(payload)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    return _mask([crc32c(data)]).tobytes()
-
-
-def _mask(crcs: Sequence[int]) -> np.ndarray:
-    """CRCs (n,) as they are stored, little-endian uint32."""
-    crc = np.array(crcs, dtype="<u4")
-    masked: np.ndarray = (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)
+    Eight bytes at a time: Kounavis and Berry 2005, "A systematic approach to building high
+    performance software-based CRC generators". The mask is that of
+    https://www.tensorflow.org/tutorials/load_data/tfrecord
+    """
+    address = np.intp(content.ctypes.data)
+    whole = start + (end - start) // 8 * 8
+    crc: Any = np.uint64(0xFFFFFFFF)
+    for place in range(start, whole, 8):
+        word = load_word(address + place) ^ crc
+        crc = np.uint64(0)
+        for byte in range(8):
+            crc ^= CRC_TABLES[7 - byte, word >> np.uint64(8 * byte) & np.uint64(0xFF)]
+    for place in range(whole, end):
+        low = (crc ^ content[place]) & np.uint64(0xFF)
+        crc = crc >> np.uint64(8) ^ CRC_TABLES[0, low]
+    crc = np.int64(crc ^ np.uint64(0xFFFFFFFF))
+    masked: int = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     return masked
 
 
-# ---------------------------------------------------------------- messages
+@compiled(BYTES, types.int64[:, ::1])
+def _walk(content: np.ndarray, bounds: np.ndarray) -> tuple[int, int, int]:
+    """Fill the bounds of the whole records that `content` begins with.
+
+    Returns how many there are, how many bytes they take, and the fault of the next.
+    """
+    found = at = 0
+    while at + HEADER_BYTES <= len(content):
+        start = at + HEADER_BYTES
+        if _crc(content, at, at + LENGTH_BYTES) != _get(content, at + LENGTH_BYTES, CRC_BYTES):
+            return found, at, BAD_LENGTH
+        length = _get(content, at, LENGTH_BYTES)
+        if not 0 <= length <= LONGEST_RECORD:
+            return found, at, TOO_LONG
+        end = start + length
+        if end + CRC_BYTES > len(content):
+            break
+        if _crc(content, start, end) != _get(content, end, CRC_BYTES):
+            return found, at, BAD_PAYLOAD
+        bounds[found, 0], bounds[found, 1] = start, end
+        found += 1
+        at = end + CRC_BYTES
+    return found, at, NO_FAULT
 
 
-@lru_cache(maxsize=1 << 12)
-def _prefix(length: int) -> np.ndarray | None:
-    """What precedes the ids in an official record of `length` bytes, None if there is none such."""
-    # The prefix grows with what follows it, from some 40 bytes.
-    for num_bytes in range(max(0, length - 64), length):
-        prefix = _official_prefix(num_bytes)
-        if prefix.shape[1] + num_bytes == length:
-            return prefix
-    return None
+@inlined
+def _match_prefix(content: np.ndarray, at: int, end: int) -> tuple[int, int]:
+    """The label of a record and where its ids begin; UNUSUAL if PREFIX does not precede them."""
+    label = UNUSUAL
+    for part in PREFIX:
+        if at >= end:
+            return UNUSUAL, end
+        if part == REST:
+            rest, at = _get_varint(content, at)
+            matches = at + rest == end
+        elif part == LABEL:
+            half = _get(content, at, 2)
+            label = 1 if half == ONE else 0
+            matches = half == ONE or half == 0
+            at += 2
+        else:
+            matches = content[at] == part
+            at += 1
+        if not matches:
+            return UNUSUAL, end
+    return label, at
 
 
-@lru_cache(maxsize=1 << 12)
-def _official_prefix(num_bytes: int) -> np.ndarray:
-    """What precedes ids of `num_bytes` bytes, (2, bytes) uint8: for the labels 0 and 1."""
-    message = _tagged(0x0A, b"", num_bytes)  # Int64List.value, packed
-    message = _tagged(0x1A, message, num_bytes)  # Feature.int64_list
-    message = _tagged(0x12, message, num_bytes)  # the map's value
-    message = b"\x0a\x07feature" + message  # the map's key
-    message = _tagged(0x0A, message, num_bytes)  # Features.feature
-    labels = [_features("label", float_list=FloatList(value=[label])) for label in (0.0, 1.0)]
-    prefixes = [_tagged(0x0A, label + message, num_bytes) for label in labels]
-    return np.stack([np.frombuffer(prefix, dtype=np.uint8) for prefix in prefixes])
+@compiled(BYTES, types.int64[:, ::1], types.int32[:, ::1], types.uint8[::1])
+def _decode(content: np.ndarray, bounds: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> None:
+    """Fill ids (n, F) and labels (n,); of a record without the official shape the label is UNUSUAL.
+
+    No byte is read beyond the CRC that follows a record.
+    """
+    num_fields = ids.shape[1]
+    for record in range(len(bounds)):
+        end = bounds[record, 1]
+        label, at = _match_prefix(content, bounds[record, 0], end)
+        field = 0
+        while at < end and field < num_fields:
+            number, at = _get_varint(content, at)
+            if number >= TOO_LARGE:
+                break
+            ids[record, field] = number
+            field += 1
+        labels[record] = label if at == end and field == num_fields else UNUSUAL
 
 
-def _tagged(tag: int, content: bytes, more: int) -> bytes:
-    """The beginning of a protobuf field that is `content` and `more` bytes after it."""
-    return bytes([tag]) + _varint(len(content) + more) + content
+@compiled(IDS, LABELS, types.uint8[::1])
+def _encode(ids: np.ndarray, labels: np.ndarray, frames: np.ndarray) -> int:
+    """Fill the end of `frames` with those of rows (n, F) and labels (n,); return where they begin.
 
-
-def _features(name: str, **kind: FloatList | Int64List) -> bytes:
-    """A map of one feature. Joining two such messages joins the maps, in a known order."""
-    content: bytes = Features(feature={name: Feature(**kind)}).SerializeToString()
-    return content
-
-
-def _varint(number: int) -> bytes:
-    """Protobuf's integer: seven bits a byte, lowest first; all but the last have the high bit."""
-    content = bytearray()
-    while number > 0x7F:
-        content.append(number & 0x7F | 0x80)
-        number >>= 7
-    content.append(number)
-    return bytes(content)
+    From the last byte to the first, so that what a length counts is there before it.
+    """
+    at = len(frames)
+    for row in range(len(ids) - 1, -1, -1):
+        at -= CRC_BYTES
+        end = at
+        for field in range(ids.shape[1] - 1, -1, -1):
+            at = _put_varint(frames, at, ids[row, field])
+        for part in PREFIX[::-1]:
+            if part == REST:
+                at = _put_varint(frames, at, end - at)
+            elif part == LABEL:
+                at -= 2
+                _put(frames, at, 2, ONE * labels[row])
+            else:
+                at -= 1
+                frames[at] = part
+        _put(frames, end, CRC_BYTES, _crc(frames, at, end))
+        length = end - at
+        at -= HEADER_BYTES
+        _put(frames, at, LENGTH_BYTES, length)
+        crc = _crc(frames, at, at + LENGTH_BYTES)
+        _put(frames, at + LENGTH_BYTES, CRC_BYTES, crc)
+    return at

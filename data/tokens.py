@@ -7,16 +7,17 @@ such as a number or a hashed id, is found by reading one line of the cache besid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from llvmlite import ir
-from numba import from_dtype, njit, types
+from numba import from_dtype, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
+from data.compiled import BYTES, compiled, inlined, load_word, store_word
 from data.spill import narrowest
 
 # The longest text that is its own key; that of a longer one is a hash.
@@ -40,8 +41,7 @@ TABLE = np.dtype(
         for name in ("first", "size", "mask", "slots", "counts", "ends", "text", "codes")
     ]
 )
-# What a compiled loop only reads.
-BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+# Bounds that a compiled loop only reads.
 BOUNDS = types.Array(types.int32, 1, "C", readonly=True)
 
 
@@ -195,42 +195,6 @@ def _grown(array: np.ndarray, used: int, length: int) -> np.ndarray:
 # ---------------------------------------------------------------- compiled loops
 
 
-def _compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compiled for arguments of these types, at once, else when called; kept on disk.
-
-    Other threads run during a call.
-    """
-    decorator: Callable[..., Any] = njit([arguments] if arguments else None, nogil=True, cache=True)
-    return decorator
-
-
-def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Made part of its callers: a call from a hot loop would cost more than what it does."""
-    inlined: Callable[..., Any] = njit(inline="always")(function)
-    return inlined
-
-
-def _typed_load(context: Any, address: Any) -> Any:
-    """The eight bytes from an address on as a little-endian uint64; numba has no such load."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.load(place, align=1)
-
-    return types.uint64(types.intp), generate
-
-
-def _typed_store(context: Any, address: Any, word: Any) -> Any:
-    """Write a word as eight bytes, the lowest first, from an address on."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        builder.store(arguments[1], place, align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.uint64), generate
-
-
 def _typed_pointer(context: Any, address: Any) -> Any:
     """An address as what `carray` makes an array of."""
 
@@ -280,15 +244,13 @@ def _typed_lowest(context: Any, bits: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-_load_word: Any = intrinsic(_typed_load)
-_store_word: Any = intrinsic(_typed_store)
 _marks: Any = intrinsic(_typed_marks)
 _lowest: Any = intrinsic(_typed_lowest)
 _pointer: Any = intrinsic(_typed_pointer)
 _prefetch: Any = intrinsic(_typed_prefetch)
 
 
-@_compiled(BYTES, types.int64)
+@compiled(BYTES, types.int64)
 def _count(block: np.ndarray, separator: int) -> tuple[int, int]:
     separators = line_ends = 0
     for byte in block:
@@ -297,7 +259,7 @@ def _count(block: np.ndarray, separator: int) -> tuple[int, int]:
     return separators, line_ends
 
 
-@_compiled(BYTES, types.int64, types.int64, types.int32[::1])
+@compiled(BYTES, types.int64, types.int64, types.int32[::1])
 def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarray) -> bool:
     """Fill bounds with -1 and the places of separators and line ends; whether lines are even."""
     bounds[0] = -1
@@ -320,7 +282,7 @@ def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarr
     return True
 
 
-@_compiled()
+@compiled()
 def _last_word(block: np.ndarray, start: int, length: int) -> Any:
     """A short text as a word, where fewer than eight bytes are left to load."""
     key = np.uint64(0)
@@ -329,28 +291,28 @@ def _last_word(block: np.ndarray, start: int, length: int) -> Any:
     return key
 
 
-@_compiled()
+@compiled()
 def _hash(start: int, length: int) -> Any:
     """A hash of the words of a text, the last of which overlaps the one before."""
     key = np.uint64(0)
     for place in range(start, start + length - WORD, WORD):
-        key = _mix(key ^ _load_word(place))
-    return _mix(key ^ _load_word(start + length - WORD))
+        key = _mix(key ^ load_word(place))
+    return _mix(key ^ load_word(start + length - WORD))
 
 
-@_inlined
+@inlined
 def _mix(word: Any) -> Any:
     word *= MIX
     return word ^ (word >> np.uint64(32))
 
 
-@_inlined
+@inlined
 def _slot(key: Any, length: Any, mask: int) -> Any:
     """Where the search for a key begins."""
     return np.intp(_mix(key ^ (np.uint64(length) * MIX_LENGTH)) & np.uint64(mask))
 
 
-@_compiled()
+@compiled()
 def _keys(
     block: np.ndarray,
     starts: np.ndarray,
@@ -370,7 +332,7 @@ def _keys(
         if length > WORD:
             key = _hash(address + start, length)
         elif start + WORD <= len(block):
-            key = _load_word(address + start) & MASKS[length]
+            key = load_word(address + start) & MASKS[length]
         else:
             key = _last_word(block, start, length)
         _prefetch(slots + 16 * _slot(key, length, mask))
@@ -378,7 +340,7 @@ def _keys(
         lengths[row] = length
 
 
-@_compiled()
+@compiled()
 def _look_up(
     block: np.ndarray,
     starts: np.ndarray,
@@ -409,7 +371,7 @@ def _look_up(
                 ends[code + 1] = ends[code] + length
                 target = text_address + ends[code]
                 if length <= WORD:
-                    _store_word(target, key)
+                    store_word(target, key)
                 else:
                     _copy(address + starts[row * step] + gap, target, length)
                 size += 1
@@ -424,26 +386,26 @@ def _look_up(
     table.size = size
 
 
-@_compiled()
+@compiled()
 def _copy(source: int, target: int, length: int) -> None:
     """Copy a long text word by word, as `_hash` reads it."""
     for place in range(0, length - WORD, WORD):
-        _store_word(target + place, _load_word(source + place))
-    _store_word(target + length - WORD, _load_word(source + length - WORD))
+        store_word(target + place, load_word(source + place))
+    store_word(target + length - WORD, load_word(source + length - WORD))
 
 
-@_compiled()
+@compiled()
 def _same(one: int, other: int, length: int) -> bool:
     """Whether two long texts are equal, word by word as in `_hash`."""
     for place in range(0, length - WORD, WORD):
-        if _load_word(one + place) != _load_word(other + place):
+        if load_word(one + place) != load_word(other + place):
             return False
     last = length - WORD
-    same: bool = _load_word(one + last) == _load_word(other + last)
+    same: bool = load_word(one + last) == load_word(other + last)
     return same
 
 
-@_compiled(BYTES, BOUNDS, types.int64, types.int64, types.int64, from_dtype(TABLE)[::1])
+@compiled(BYTES, BOUNDS, types.int64, types.int64, types.int64, from_dtype(TABLE)[::1])
 def _intern(
     block: np.ndarray, bounds: np.ndarray, step: int, gap: int, rows: int, tables: np.ndarray
 ) -> None:
@@ -463,7 +425,7 @@ def _intern(
                 counts[code] += 1
 
 
-@_compiled(types.uint64[:, ::1], types.uint64[:, ::1])
+@compiled(types.uint64[:, ::1], types.uint64[:, ::1])
 def _move(old: np.ndarray, new: np.ndarray) -> None:
     """Put every key of a table into a larger, empty one."""
     mask = len(new) - 1

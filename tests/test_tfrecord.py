@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tfrecord as package
-from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +34,13 @@ def write_with_package(path: Path, *records: dict[str, tuple[object, str]]) -> N
     for record in records:
         writer.write(record)
     writer.close()
+
+
+def frame(payload: bytes, length: int | None = None) -> bytes:
+    """A payload as the package frames it, said to be of a length."""
+    size = struct.pack("<Q", len(payload) if length is None else length)
+    masked_crc = package.TFRecordWriter.masked_crc
+    return b"".join([size, masked_crc(size), payload, masked_crc(payload)])
 
 
 @pytest.fixture
@@ -116,13 +122,19 @@ def test_every_cut_within_a_record_is_noticed(path: Path) -> None:
             tfrecord.count_rows(path)
 
 
-def test_an_absurd_length_is_refused_before_it_is_read(path: Path) -> None:
-    length = struct.pack("<Q", 1 << 60)
-    crc = crc32c(length)
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    path.write_bytes(length + struct.pack("<I", masked) + b"\0" * 64)
-    with pytest.raises(DataError, match=f"record 0: a length of {1 << 60} bytes"):
+@pytest.mark.parametrize("length", [(1 << 24) + 1, 1 << 60, 1 << 63, (1 << 64) - 1])
+def test_an_absurd_length_is_refused_before_it_is_read(path: Path, length: int) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content + frame(b"\0" * 64, length))
+    with pytest.raises(DataError, match=f"record 4: a length of {length} bytes"):
         tfrecord.read_shard(path, FIELDS)
+
+
+def test_payloads_of_any_length_have_the_crc_of_the_package(path: Path) -> None:
+    payloads = [np.random.default_rng(size).bytes(size) for size in range(50)]
+    path.write_bytes(b"".join(map(frame, payloads)))
+    (block,) = tfrecord._blocks(path)
+    assert [bytes(block.content[start:end]) for start, end in block.bounds] == payloads
 
 
 GOOD = {"label": ([1.0], "float"), "feature": ([1, 2, 3], "int")}
@@ -135,6 +147,10 @@ GOOD = {"label": ([1.0], "float"), "feature": ([1, 2, 3], "int")}
         ({"feature": ([1.0, 2.0, 3.0], "float")}, "Int64List of 0 ids"),
         ({"feature": ([1, -(2**40), 3], "int")}, f"id {-(2**40)} does not fit 32 bits"),
         ({"label": ([0.5], "float")}, "`label` is the FloatList [0.5]"),
+        ({"label": ([-1.0], "float")}, "`label` is the FloatList [-1.0]"),
+        ({"label": ([1.0078125], "float")}, "`label` is the FloatList [1.0078125]"),
+        ({"label": ([1 + 2**-23], "float")}, "`label` is the FloatList [1.00000011"),
+        ({"label": ([2**-149], "float")}, "`label` is the FloatList [1.4012984"),
         ({"label": ([float("nan")], "float")}, "`label` is the FloatList [nan]"),
         ({"label": ([1.0, 0.0], "float")}, "`label` is the FloatList [1.0, 0.0]"),
         ({"label": ([1], "int")}, "`label` is the FloatList []"),
@@ -154,10 +170,122 @@ def test_a_record_of_another_shape_is_refused(
     assert complaint in str(raised.value)
 
 
-def test_a_payload_that_is_no_example_is_refused(path: Path) -> None:
-    path.write_bytes(tfrecord._frame(b"\x0a\x7f"))
-    with pytest.raises(DataError, match=r"record 0: not a tf.train.Example"):
+@pytest.mark.parametrize(
+    ("payload", "complaint"),
+    [(b"\x0a\x7f", "not a tf.train.Example"), (b"", r"`label` is the FloatList \[\]")],
+)
+def test_a_payload_that_is_no_example_is_refused(
+    path: Path, payload: bytes, complaint: str
+) -> None:
+    path.write_bytes(frame(payload))
+    with pytest.raises(DataError, match=f"record 0.* {complaint}"):
         tfrecord.read_shard(path, FIELDS)
+
+
+def assert_read_as_messages(path: Path, payload: bytes) -> None:
+    """The fast way must agree with protobuf."""
+    path.write_bytes(frame(payload))
+    try:
+        label, ids = tfrecord._read_message(payload, path, 0, 3)
+    except DataError as error:
+        with pytest.raises(DataError) as raised:
+            tfrecord.read_shard(path, FIELDS)
+        assert str(raised.value) == str(error)
+    else:
+        found = tfrecord.read_shard(path, FIELDS)
+        assert (found.labels.tolist(), found.ids.tolist()) == ([label], [ids.tolist()])
+
+
+@pytest.mark.parametrize(
+    "varint",
+    [
+        b"\x7f",
+        b"\xff\x7f",
+        b"\xff\xff\x7f",
+        b"\xff\xff\xff\x7f",
+        b"\xff\xff\xff\xff\x07",  # 2^31 - 1
+        b"\x80\x80\x80\x80\x08",  # 2^31
+        b"\xff\xff\xff\xff\x7f",  # 2^35 - 1
+        b"\x80\x80\x80\x80\x80\x01",  # 2^35
+        b"\x80\x00",  # 0, and 1 below, in more bytes than they need
+        b"\x81\x80\x00",
+        b"\x81\x80\x80\x80\x00",
+        b"\x81\x80\x80\x80\x80\x00",
+        b"\x81" + b"\x80" * 8 + b"\x00",
+        b"\xff" * 9 + b"\x01",  # -1
+        b"\x80\x80\x80\x80\xf8\xff\xff\xff\xff\x01",  # -2^31
+        b"\xff\xff\xff\xff\xf7\xff\xff\xff\xff\x01",  # -2^31 - 1
+        b"\x80",  # without an end
+        b"\x80\x80\x80\x80\x80",
+        b"\xff" * 11,
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_any_varint_is_read_as_the_messages_of_the_package_read_it(
+    path: Path, varint: bytes, place: int
+) -> None:
+    packed = [b"\x01", b"\x02", b"\x03"]
+    packed[place] = varint
+    ids = b"".join(packed)
+    label = bytes.fromhex("0a11 0a05") + b"label" + bytes.fromhex("1208 1206 0a04 0000803f")
+    feature = bytes([*b"\x0a\x07feature\x12", len(ids) + 4, 0x1A, len(ids) + 2, 0x0A, len(ids)])
+    content = label + bytes([0x0A, len(feature + ids)]) + feature + ids
+    payload = bytes([0x0A, len(content)]) + content
+    assert_read_as_messages(path, payload)
+    assert_read_as_messages(path, payload + b"\x01")
+    assert_read_as_messages(path, payload[:-1])
+
+
+def test_a_payload_with_another_byte_is_not_taken_for_official_unless_it_means_the_same(
+    path: Path,
+) -> None:
+    """Every byte of one record, in every other way: some are other ids, most are not official."""
+    payload = path.read_bytes()[12:][: struct.unpack_from("<Q", path.read_bytes())[0]]
+    spoiled = np.tile(np.frombuffer(payload, np.uint8), (256 * len(payload), 1))
+    places = np.repeat(np.arange(len(payload)), 256)
+    spoiled[np.arange(len(spoiled)), places] = np.tile(np.arange(256), len(payload))
+    # What follows a payload, its CRC, must not be taken for a part of it.
+    content = np.pad(spoiled, ((0, 0), (0, 4)), constant_values=0x01)
+    starts = np.arange(len(content)) * content.shape[1]
+    bounds = np.stack([starts, starts + len(payload)], axis=1)
+    ids = np.empty((len(content), 3), dtype=np.int32)
+    labels = np.empty(len(content), dtype=np.uint8)
+    tfrecord._decode(content.ravel(), bounds, ids, labels)
+    official = labels != tfrecord.UNUSUAL
+    assert official[(spoiled == np.frombuffer(payload, np.uint8)).all(axis=1)].all()
+    assert not official.all()
+    for row in np.flatnonzero(official):
+        label, expected = tfrecord._read_message(spoiled[row].tobytes(), path, 0, 3)
+        assert (labels[row], ids[row].tolist()) == (label, expected.tolist())
+
+
+def test_rows_in_any_order_of_memory_and_in_many_blocks_are_the_same_bytes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = path.read_bytes()
+    tfrecord.write_shard(path, FIELDS, [Rows(np.asfortranarray(ROWS.ids), ROWS.labels)])
+    assert path.read_bytes() == expected
+    monkeypatch.setattr(tfrecord, "BLOCK_BYTES", 1)
+    pieces = [Rows(ROWS.ids[part], ROWS.labels[part]) for part in (slice(0, 3), slice(3, 4))]
+    tfrecord.write_shard(path, FIELDS, pieces)
+    assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "complaint"),
+    [
+        ([[1, 2, -3]], [1], "id -3 is negative"),
+        ([[1, 2, 3]], [2], "label 2 is neither 0 nor 1"),
+        ([[1, 2]], [1], r"ids \(1, 2\) of 1 labels and 3 fields"),
+        ([[1, 2, 3]], [1, 0], r"ids \(1, 3\) of 2 labels and 3 fields"),
+    ],
+)
+def test_rows_that_the_file_cannot_hold_are_refused(
+    path: Path, ids: list[list[int]], labels: list[int], complaint: str
+) -> None:
+    rows = Rows(np.array(ids, dtype=np.int32), np.array(labels, dtype=np.uint8))
+    with pytest.raises(ValueError, match=complaint):
+        tfrecord.write_shard(path, FIELDS, [rows])
 
 
 # ---------------------------------------------------------------- at random
@@ -205,22 +333,13 @@ def test_flips_and_cuts_never_give_another_number(
 def test_any_payload_is_read_as_the_messages_of_the_package_read_it(
     tmp_path_factory: pytest.TempPathFactory, rows: Rows, data: st.DataObject
 ) -> None:
-    """Frames are intact, payloads are not: the fast way must agree with protobuf."""
+    """Frames are intact, payloads are not."""
     path = tmp_path_factory.mktemp("records") / "file"
     tfrecord.write_shard(path, FIELDS, [Rows(rows.ids[:1], rows.labels[:1])])
     payload = bytearray(path.read_bytes()[12:-4])
     for _ in range(data.draw(st.integers(0, 2))):
         payload[data.draw(st.integers(0, len(payload) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    path.write_bytes(tfrecord._frame(bytes(payload)))
-    try:
-        label, ids = tfrecord._read_message(bytes(payload), path, 0, 3)
-    except DataError as error:
-        with pytest.raises(DataError) as raised:
-            tfrecord.read_shard(path, FIELDS)
-        assert str(raised.value) == str(error)
-    else:
-        found = tfrecord.read_shard(path, FIELDS)
-        assert (found.labels.tolist(), found.ids.tolist()) == ([label], [ids.tolist()])
+    assert_read_as_messages(path, bytes(payload))
 
 
 def test_records_of_another_shape_among_official_ones_keep_their_place(tmp_path: Path) -> None:
