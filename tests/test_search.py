@@ -127,7 +127,7 @@ def test_an_arm_is_searched_and_its_profile_trains_it(
     run = resolve("avazu", "deepfm", profiles=["toy"], arm="joint:2")
     for seed in range(run.seed, run.seed + MEMBERS):
         trainer, _ = fit_member(run.with_seed(seed), schema, data, tmp_path, torch.device("cpu"))
-        assert len(list(trainer.network.model.models)) == 2
+        assert len(list(trainer.network.model.get_submodule("models").children())) == 2
         losses.append(logloss(read_labels(data, "val", schema), trainer.best_val_logits))
     assert np.mean(losses) == pytest.approx(best, abs=1e-5)
 
