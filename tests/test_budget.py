@@ -176,6 +176,18 @@ def test_the_answer_names_budget_winner_difference_and_interval(tables: Tables) 
     assert "settings of their own" not in text
 
 
+def test_beside_an_arm_of_the_bases_own_cost_the_merge_speaks_alone(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed)
+    log.write_run(tmp_path, "deepfm", 1, arm="soup:3", noise=4.0)
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    text = answer(tables)
+    assert "At the base's own multiply-adds: soup:3 loses " in text
+    assert "At 3.0x the base's multiply-adds: merging 3 x deepfm gains " in text
+    assert "No bigger deepfm was trained" in text
+
+
 def test_the_answer_follows_the_tables(tables: Tables) -> None:
     budget = tables.budget.copy()
     duel = budget["against"] == "depth:3"

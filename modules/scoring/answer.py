@@ -38,9 +38,10 @@ def answer(tables: Tables) -> str:
     budgets = _budgets(arms)
     for level in budgets:
         paragraphs.append(_budget_sentence(level, arms, merges, rows, model))
-    if not budgets and len(merges):
+    bigger = any(level >= SAME_BUDGET for level in budgets)
+    if not bigger and len(merges):
         paragraphs.append(_merge_alone(merges.iloc[-1], model))
-    if not budgets:
+    if not bigger:
         paragraphs.append(
             f"No bigger {model} was trained to compare with; `python trainer_group.py --dataset "
             f"{tables.about.dataset} --arms width:2,width:4` trains some."
