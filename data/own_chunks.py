@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from data import delimited, parquet_log
+from data.arrow import to_arrow, to_numpy
 from data.log import Layout, Log, unknown_name
 from data.raw import Rule
 from data.schema import DataError
@@ -65,7 +66,7 @@ def read_own_chunks(
     def checked(piece: Piece) -> dict[str, Texts]:
         _check_rules(piece, log.format.rules)
         return {
-            name: Texts.of_arrow(column.values.to_arrow().take(pa.array(column.codes)))
+            name: Texts.of_arrow(column.values.to_arrow().take(to_arrow(column.codes)))
             for name, column in piece.columns.items()
         }
 
@@ -105,7 +106,7 @@ def _column(array: pa.DictionaryArray) -> Column:
         # The time as it is written there, of whatever zone.
         values = values.dt.replace_time_zone(None)
     texts = values.cast(pl.String).fill_null("")
-    return Column(array.indices.to_numpy(), texts)
+    return Column(to_numpy(array.indices), texts)
 
 
 def _check_rules(piece: Piece, rules: Sequence[Rule]) -> None:

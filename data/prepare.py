@@ -5,11 +5,8 @@
     python -m data.prepare NAME --log my_log.yaml
     python -m data.prepare --like data/encoded/avazu --raw new.csv
 
-The log is read once, as codes of its texts, which go to disk column by column; what follows needs
-only those: the codes of one column after another, put in the order of the split, the vocabulary,
-and shard after shard, written with the ids that it has for the codes. So memory holds the
-distinct texts, the split's row numbers and a few columns, never the log. The data set is complete
-or absent, and one made from the same log in the same way is not made again.
+The data set is complete or absent, and one made from the same log in the same way is not made
+again. How it is made: `data.encode`.
 """
 
 from __future__ import annotations
@@ -22,135 +19,27 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
-
-import numpy as np
-import polars as pl
-from tqdm import tqdm
 
 from data.atomic import atomic_folder
+from data.encode import SHARD_ROWS, Base, Settings, Source, encode_log
 from data.log import Log, official_log
-from data.own_chunks import read_own_chunks
 from data.own_log import like_log, read_own_log
-from data.raw import RAW_FORMATS, RawFormat, raw_format, root
-from data.reading import read_chunks
-from data.schema import (
-    SCHEMA_FILE,
-    SPLITS,
-    DataError,
-    RawFile,
-    Rows,
-    Schema,
-    read_schema,
-    write_schema,
-)
-from data.shards import SHARD_FORMATS, TRUTH_SPLITS, shard_format, shard_name, truth_name
-from data.spill import Spill
-from data.split import SplitRule, split_rows
+from data.raw import RAW_FORMATS, raw_format
+from data.schema import SCHEMA_FILE, SPLITS, DataError, RawFile, Schema, read_schema
+from data.shards import SHARD_FORMATS, TRUTH_SPLITS, shard_name, truth_name
+from data.split import SplitRule
 from data.synthetic import truth_path, write_log
-from data.threads import map_ahead
-from data.tokens import Interner
-from data.vocabulary import (
-    VOCABULARY_FILE,
-    Vocabulary,
-    build_vocabulary,
-    reuse_vocabulary,
-    write_vocabulary,
-)
+from data.vocabulary import VOCABULARY_FILE
 
 VOCABULARIES = ("all", "train")
-# A loader holds two shards: 2 x 160 MB at 39 fields.
-SHARD_ROWS = 1_000_000
-# Rows that are gathered at a time: few enough for the caches, many enough for a call.
-SLICE_ROWS = 1 << 17
 # Free bytes of a disk on which a failed write met its end.
 MOSTLY_FULL = 1 << 20
 ENCODED = Path("data/encoded")
-# Within the folder being made; removed before it is complete.
-SCRATCH = ".scratch"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is made of a log.
-
-    formats: of the shards. vocabulary: "all" counts values over every row, as the official code
-    does, "train" over the training rows alone. shard_rows: the most rows of one shard.
-    """
-
-    formats: tuple[str, ...] = ("parquet",)
-    vocabulary: str = "all"
-    shard_rows: int = SHARD_ROWS
-
-
-@dataclass(frozen=True)
-class Base:
-    """A data set whose ids other rows are given."""
-
-    folder: Path
-    schema: Schema
-
-    @property
-    def origin(self) -> dict[str, str]:
-        """The data set that these ids come from: this one, or the one it was encoded like."""
-        own = {"dataset": self.schema.dataset, "fingerprint": self.schema.fingerprint}
-        return dict(self.schema.like or own)
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a data set is made of. synthetic: the truth lies beside the log."""
-
-    log: Log
-    identity: Future[tuple[RawFile, ...]]
-    synthetic: bool
-    base: Base | None
-
-    @property
-    def files(self) -> tuple[RawFile, ...]:
-        """The names and hashes of the log's files, which may have to be waited for."""
-        return self.identity.result()
-
-
-@dataclass(frozen=True)
-class CodedLog:
-    """A log that was read. interners: of each used column, whose codes the spill has on disk."""
-
-    log_format: RawFormat
-    spill: Spill
-    rows_of_files: tuple[int, ...]
-    interners: dict[str, Interner]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all files."""
-        return sum(self.rows_of_files)
-
-    def codes(self, column: str) -> np.ndarray:
-        """The codes (rows,) of a column."""
-        return self.spill.column(self.number(column))
-
-    def numbers(self, expression: pl.Expr, dtype: type[pl.DataType]) -> np.ndarray:
-        """What an expression over one column gives for each row, (rows,)."""
-        column = root(expression)
-        texts = pl.DataFrame({column: self.interners[column].values()})
-        table = texts.select(expression.cast(dtype)).to_series().to_numpy()
-        numbers: np.ndarray = table.take(self.codes(column))
-        return numbers
-
-    @property
-    def field_columns(self) -> list[str]:
-        """The columns that a field depends on."""
-        return list(dict.fromkeys(map(root, self.log_format.fields.values())))
-
-    def number(self, column: str) -> int:
-        """The place of a column among the used ones."""
-        return list(self.interners).index(column)
 
 
 def prepare(
@@ -217,7 +106,7 @@ def prepare_log(
         if (output / SCHEMA_FILE).exists():
             print(f"replacing {output} ({_summary(older) if older else 'which could not be read'})")
         with atomic_folder(output, replace=True) as folder, _full_disk_named(output, folder):
-            schema = _make(folder, source, settings)
+            schema = encode_log(folder, source, settings)
     _report(schema, output, time.perf_counter() - started)
     return schema
 
@@ -301,9 +190,6 @@ def _summary(schema: Schema) -> str:
     return f"{schema.dataset}, {rows:,} rows of {names}, vocabulary {schema.vocabulary}"
 
 
-# ---------------------------------------------------------------------- steps
-
-
 @contextmanager
 def _full_disk_named(output: Path, folder: Path) -> Iterator[None]:
     """Raise `DataError` where the disk of `folder`, which is to become `output`, is full."""
@@ -317,206 +203,6 @@ def _full_disk_named(output: Path, folder: Path) -> Iterator[None]:
             f"{output}: no space left on its disk ({error}); free some, or choose a folder on "
             f"another disk with --output. What was there before is unchanged"
         ) from error
-
-
-def _make(folder: Path, source: Source, settings: Settings) -> Schema:
-    """Write the files of the data set into `folder`, by way of a scratch folder within it."""
-    scratch = folder / SCRATCH
-    scratch.mkdir()
-    log_format, base = source.log.format, source.base
-    # The vocabulary takes one thread long, so it is made while others order codes, and written
-    # while they write shards.
-    with (
-        Spill(scratch, len(log_format.used_columns)) as spill,
-        ThreadPoolExecutor(1, thread_name_prefix="vocabulary") as pool,
-    ):
-        log = _read_coded(source.log, spill)
-        counts = {name: interner.counts for name, interner in log.interners.items()}
-        if base:
-            started = pool.submit(
-                reuse_vocabulary, log_format, log.interners, base.folder, base.schema.fields
-            )
-        elif settings.vocabulary == "all":
-            started = pool.submit(build_vocabulary, log_format, log.interners, counts)
-        truth = _read_truths(source.log.files, log.rows_of_files) if source.synthetic else None
-        labels = log.numbers(log_format.label, pl.UInt8)
-        time_of_row = source.log.own.time if source.log.own else None
-        times = None if time_of_row is None else log.numbers(time_of_row, pl.Int64)
-        splits = split_rows(source.log.split, labels, times, log.rows_of_files)
-        _order_codes(scratch, splits, log)
-        if not base and settings.vocabulary == "train":
-            counts = _count(scratch, len(splits["train"]), log)
-            started = pool.submit(build_vocabulary, log_format, log.interners, counts)
-        vocabulary = started.result()
-        schema = _describe(source, settings, vocabulary, splits, labels)
-        written = pool.submit(write_vocabulary, vocabulary, folder)
-        _write_shards(folder, splits, labels, log, vocabulary, settings)
-        written.result()
-    shutil.rmtree(scratch)
-    if truth is not None:
-        for split in TRUTH_SPLITS:
-            np.save(folder / truth_name(split), truth[splits[split]], allow_pickle=False)
-    write_schema(schema, folder)
-    return schema
-
-
-def _read_coded(log: Log, spill: Spill) -> CodedLog:
-    interners = {name: Interner() for name in log.format.used_columns}
-    rows_of_files = []
-    with _progress("reading") as bar:
-        for path in log.files:
-            rows = 0
-            for chunk in _read(path, log, interners):
-                spill.append(chunk)
-                rows += len(chunk[0])
-                bar.update(len(chunk[0]))
-            rows_of_files.append(rows)
-    return CodedLog(log.format, spill, tuple(rows_of_files), interners)
-
-
-def _read(path: Path, log: Log, interners: Mapping[str, Interner]) -> Iterator[list[np.ndarray]]:
-    """The codes of the used columns, chunk by chunk of a file."""
-    if log.own:
-        return read_own_chunks(path, log, interners)
-    return read_chunks(path, log.format, interners)
-
-
-def _order_codes(scratch: Path, splits: Mapping[str, np.ndarray], log: CodedLog) -> None:
-    """Write for each column of a field a file of the codes of all rows, split after split.
-
-    A column at a time, so that the rows can be gathered in any order from memory.
-    """
-
-    def order_column(name: str) -> None:
-        codes = log.codes(name)
-        log.spill.drop(log.number(name))
-        with _codes_file(scratch, log.number(name)).open("wb") as file:
-            for split in SPLITS:
-                for start in range(0, len(splits[split]), SLICE_ROWS):
-                    file.write(codes.take(splits[split][start : start + SLICE_ROWS]).data)
-
-    columns = log.field_columns
-    with _progress("ordering", log.rows) as bar:
-        for done, _ in enumerate(map_ahead(order_column, columns), start=1):
-            bar.update(log.rows * done // len(columns) - bar.n)
-
-
-def _count(scratch: Path, rows: int, log: CodedLog) -> dict[str, np.ndarray]:
-    """Column -> how often each of its texts occurs, by code, in the first of the ordered rows."""
-    counts = {name: np.zeros(len(log.interners[name]), np.int64) for name in log.field_columns}
-    for name, counted in counts.items():
-        for start in range(0, rows, SLICE_ROWS):
-            part = _read_codes(scratch, log, name, start, min(SLICE_ROWS, rows - start))
-            np.add.at(counted, part, 1)
-    return counts
-
-
-def _read_codes(scratch: Path, log: CodedLog, name: str, start: int, rows: int) -> np.ndarray:
-    """The codes of some of the ordered rows."""
-    path, dtype = _codes_file(scratch, log.number(name)), log.interners[name].dtype
-    return np.fromfile(path, dtype, rows, offset=start * dtype.itemsize)
-
-
-def _codes_file(scratch: Path, number: int) -> Path:
-    return scratch / f"ordered-{number}"
-
-
-def _read_truths(files: Sequence[Path], rows: Sequence[int]) -> np.ndarray:
-    return np.concatenate([_read_truth(*each) for each in zip(files, rows, strict=True)])
-
-
-def _read_truth(raw: Path, rows: int) -> np.ndarray:
-    """The true probabilities (rows,) float64 beside a synthetic log."""
-    path = truth_path(raw)
-    try:
-        truth: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: not an array ({error}); remove it and the log") from error
-    if truth.shape != (rows,):
-        raise DataError(
-            f"{path}: an array of shape {truth.shape} beside a log of {rows} rows; is it the "
-            f"truth of another log? Remove it, or both to plant them again"
-        )
-    return truth.astype(np.float64, copy=False)
-
-
-def _describe(
-    source: Source,
-    settings: Settings,
-    vocabulary: Vocabulary,
-    splits: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-) -> Schema:
-    return Schema(
-        dataset=source.log.dataset,
-        fields=vocabulary.fields,
-        vocabulary=settings.vocabulary,
-        split=source.log.split.describe(),
-        rows={split: len(splits[split]) for split in SPLITS},
-        positives={
-            split: _count_positives(split, labels[splits[split]], refuse=source.base is None)
-            for split in SPLITS
-        },
-        raw=source.files,
-        synthetic=source.synthetic,
-        log=source.log.description,
-        like=source.base.origin if source.base else None,
-    )
-
-
-def _count_positives(split: str, labels: np.ndarray, *, refuse: bool) -> int:
-    """How many rows were clicked; `refuse` a split of one class, which no AUC can be had of."""
-    positives = int(np.count_nonzero(labels))
-    for number, what in ((positives, "positive"), (len(labels) - positives, "negative")):
-        if refuse and number == 0:
-            raise DataError(
-                f"split '{split}' has no {what} row ({len(labels)} rows, {positives} positives); "
-                f"give a longer log, or one that is split in another way"
-            )
-    return positives
-
-
-def _write_shards(
-    folder: Path,
-    splits: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    log: CodedLog,
-    vocabulary: Vocabulary,
-    settings: Settings,
-) -> None:
-    """Write the shards of every split, several at a time, from the files of `_order_codes`."""
-    names = tuple(log.log_format.fields)
-    columns = [root(expression) for expression in log.log_format.fields.values()]
-
-    def write_shard(shard: tuple[str, int, int]) -> int:
-        split, number, begin = shard
-        start = number * settings.shard_rows
-        picked = splits[split][start : start + settings.shard_rows]
-        ids = np.empty((len(names), len(picked)), dtype=np.int32)
-        for column, table, own in zip(columns, vocabulary.tables, ids, strict=True):
-            codes = _read_codes(folder / SCRATCH, log, column, begin + start, len(picked))
-            for row in range(0, len(picked), SLICE_ROWS):
-                part = slice(row, row + SLICE_ROWS)
-                table.take(codes[part], out=own[part], mode="clip")
-        rows = Rows(ids.T, labels[picked])
-        for file_format in settings.formats:
-            path = folder / shard_name(split, number, file_format)
-            shard_format(path).write_shard(path, names, rows)
-        return len(picked)
-
-    shards, begin = [], 0
-    for split in SPLITS:
-        numbers = range(-(-len(splits[split]) // settings.shard_rows))
-        shards += [(split, number, begin) for number in numbers]
-        begin += len(splits[split])
-    with _progress("writing", len(labels)) as bar:
-        for rows in map_ahead(write_shard, shards):
-            bar.update(rows)
-
-
-def _progress(phase: str, rows: int | None = None) -> tqdm[NoReturn]:
-    """A bar of the rows of a phase, shown on a terminal only."""
-    return tqdm(total=rows, desc=phase, unit=" rows", unit_scale=True, disable=None, leave=False)
 
 
 def _peak_memory() -> float:

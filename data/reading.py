@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import codecs
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, islice
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,13 +22,15 @@ import polars as pl
 from data.gzipped import GZIP_ERRORS, damaged_gzip, open_log
 from data.raw import RawFormat
 from data.schema import DataError
-from data.threads import num_threads
+from data.threads import map_ahead, num_threads
 from data.tokens import Interner, Lines, intern, split_lines
 
 # Few enough for the caches, many enough for a call.
 BLOCK_BYTES = 1 << 22
 # Blocks whose new texts are checked together: a question costs as much as thousands of texts.
 ASKED_BLOCKS = 16
+# Blocks that the columns looked up fastest may be ahead of the slowest.
+STARTED_BLOCKS = 4
 # No log has longer lines, so a block stays bounded too.
 LINE_BYTES = 1 << 26
 
@@ -63,6 +68,13 @@ class _FaultyBlockError(Exception):
         self.number = number
 
 
+class _Coded(NamedTuple):
+    """A column of a block. codes: (rows,). distinct: texts of the column up to this block's end."""
+
+    codes: np.ndarray
+    distinct: int
+
+
 class _Rules:
     """The rules of a log, asked of each text once: of those that are new in several blocks."""
 
@@ -74,10 +86,10 @@ class _Rules:
         self._sizes = {name: [len(interner)] for name, interner in self._interners.items()}
         self._asked = {name: size for name, (size,) in self._sizes.items()}
 
-    def note_block(self) -> None:
+    def note_block(self, block: Mapping[str, _Coded]) -> None:
         """Another block of the file was looked up."""
         for name, sizes in self._sizes.items():
-            sizes.append(len(self._interners[name]))
+            sizes.append(block[name].distinct)
 
     def ask(self) -> None:
         """Raise `_FaultyBlockError` for the first block with a text that breaks a rule."""
@@ -85,7 +97,8 @@ class _Rules:
         for rule in self._rules:
             asked, sizes = self._asked[rule.column], self._sizes[rule.column]
             if asked < sizes[-1]:
-                new = pl.DataFrame({rule.column: self._interners[rule.column].values(asked)})
+                texts = self._interners[rule.column].values(asked, sizes[-1])
+                new = pl.DataFrame({rule.column: texts})
                 broken = new.select((~rule.valid.fill_null(False)).arg_true()).to_series()
                 if len(broken):
                     faulty.append(bisect_right(sizes, asked + broken[0]) - 1)
@@ -99,45 +112,56 @@ def _intern_blocks(
 ) -> Iterator[list[np.ndarray]]:
     """Yield the codes of each block; raise `_FaultyBlockError` for one that breaks the format.
 
-    Threads look columns up while the next block is split, the one after it read, and the one
-    before used. An interner sees one block after another.
+    Every group of columns has a thread of its own, so that an interner sees one block after
+    another, and no group waits for the others.
     """
-    # Two groups of columns a thread, so that the threads are busy for about as long.
+    # Two groups a core: some columns take longer than others.
     stride = 2 * num_threads()
     groups = [list(interners)[first::stride] for first in range(min(stride, len(interners)))]
-    rules, number = _Rules(log, interners), 0
-    split: Future[Lines | None] | None = None
-    started: list[Future[dict[str, np.ndarray]]] | None = None
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="read") as pool:
-        # The last two turns finish what was started.
-        for read in chain(blocks, (None, None)):
-            next_split = pool.submit(_split, read, log) if read else None
-            chunk: dict[str, np.ndarray] = {}
-            if started:
-                for group in started:
-                    chunk |= group.result()
-                started = None
-                number += 1
-                rules.note_block()
-                if read is None or number % ASKED_BLOCKS == 0:
-                    rules.ask()
-            if split:
-                lines = split.result()
-                if lines is None:
-                    rules.ask()
-                    raise _FaultyBlockError(number)
-                started = [pool.submit(_intern, lines, group, log, interners) for group in groups]
-            split = next_split
-            if chunk:
-                yield [chunk[name] for name in interners]
+    rules, done = _Rules(log, interners), 0
+    started: deque[list[Future[dict[str, _Coded]]]] = deque()
+
+    def finish() -> list[np.ndarray]:
+        nonlocal done
+        block: dict[str, _Coded] = {}
+        for group in started.popleft():
+            block |= group.result()
+        rules.note_block(block)
+        done += 1
+        if done % ASKED_BLOCKS == 0:
+            rules.ask()
+        return [block[name].codes for name in interners]
+
+    with ExitStack() as stack:
+        threads = [
+            stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="intern")) for _ in groups
+        ]
+        for lines in map_ahead(lambda block: _split(block, log), blocks):
+            if lines is None:
+                while started:
+                    finish()
+                rules.ask()
+                raise _FaultyBlockError(done)
+            started.append(
+                [
+                    thread.submit(_intern, lines, group, log, interners)
+                    for thread, group in zip(threads, groups, strict=True)
+                ]
+            )
+            if len(started) > STARTED_BLOCKS:
+                yield finish()
+        while started:
+            yield finish()
+        rules.ask()
 
 
 def _intern(
     lines: Lines, names: Sequence[str], log: RawFormat, interners: Mapping[str, Interner]
-) -> dict[str, np.ndarray]:
-    """The codes of some columns of a block."""
+) -> dict[str, _Coded]:
+    """Some columns of a block."""
     columns = [lines.column(log.columns.index(name)) for name in names]
-    return dict(zip(names, intern([interners[name] for name in names], columns), strict=True))
+    codes = intern([interners[name] for name in names], columns)
+    return {name: _Coded(own, len(interners[name])) for name, own in zip(names, codes, strict=True)}
 
 
 def _split(block: bytes, log: RawFormat) -> Lines | None:
@@ -158,36 +182,26 @@ def _plain(block: bytes) -> bytes:
 
 def _blocks(path: Path, log: RawFormat, block_bytes: int) -> Iterator[bytes]:
     """Yield blocks of whole lines, without the header."""
-    rest, header = b"", log.header
     position = 0
     try:
         with open_log(path) as file:
-            while read := file.read(block_bytes):
-                if position == 0:
-                    read = read.removeprefix(codecs.BOM_UTF8)
-                position += len(read)
-                end = read.rfind(b"\n") + 1
-                if not end:
-                    rest += read
-                    if len(rest) > LINE_BYTES:
+            while block := file.read(block_bytes):
+                if not block.endswith(b"\n"):
+                    rest = file.readline(LINE_BYTES)
+                    if len(rest) == LINE_BYTES:
                         raise DataError(
-                            f"{path}: a line of more than {LINE_BYTES} bytes, soon before its "
-                            f"byte {position}; is it a log of {log.dataset}?"
+                            f"{path}: a line of more than {LINE_BYTES} bytes, which begins before "
+                            f"byte {position + len(block)}; is it a log of {log.dataset}?"
                         )
-                    continue
-                block, rest = rest + read[:end], read[end:]
-                if header:
-                    block, header = _without_header(block, path, log), False
+                    block += rest if rest.endswith(b"\n") else rest + b"\n"
+                start, position = position, position + len(block)
+                if start == 0:
+                    block = block.removeprefix(codecs.BOM_UTF8)
+                    block = _without_header(block, path, log) if log.header else block
                 if block:
                     yield block
     except GZIP_ERRORS as error:
         raise damaged_gzip(path, error) from error
-    if rest:
-        block = rest + b"\n"
-        if header:
-            block = _without_header(block, path, log)
-        if block:
-            yield block
 
 
 def _without_header(block: bytes, path: Path, log: RawFormat) -> bytes:

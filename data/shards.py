@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,9 @@ TRUTH_SPLITS = ("val", "test")
 class ShardFormat(Protocol):
     """What the module of a file format offers."""
 
-    def write_shard(self, path: Path, field_names: Sequence[str], rows: Rows) -> None: ...
+    def write_shard(
+        self, path: Path, field_names: Sequence[str], pieces: Iterable[Rows]
+    ) -> None: ...
 
     def read_shard(self, path: Path, field_names: Sequence[str]) -> Rows: ...
 

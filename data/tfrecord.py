@@ -13,7 +13,7 @@ In this file n is a number of records.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -49,12 +49,16 @@ class Block(NamedTuple):
     lengths: np.ndarray
 
 
-def write_shard(path: Path, field_names: Sequence[str], rows: Rows) -> None:
-    """Write rows as one file. The format holds no names; a row has F ids, none negative."""
+def write_shard(path: Path, field_names: Sequence[str], pieces: Iterable[Rows]) -> None:
+    """Write the rows of one piece after another as one file.
+
+    The format holds no names; a row has F ids, none negative.
+    """
     with path.open("wb") as file:
-        for start in range(0, len(rows.labels), BLOCK_ROWS):
-            part = slice(start, start + BLOCK_ROWS)
-            file.write(_encode(rows.ids[part], rows.labels[part]))
+        for rows in pieces:
+            for start in range(0, len(rows.labels), BLOCK_ROWS):
+                part = slice(start, start + BLOCK_ROWS)
+                file.write(_encode(rows.ids[part], rows.labels[part]))
 
 
 def read_shard(path: Path, field_names: Sequence[str]) -> Rows:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from llvmlite import ir
-from numba import njit, types
+from numba import from_dtype, njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
@@ -40,6 +40,9 @@ TABLE = np.dtype(
         for name in ("first", "size", "mask", "slots", "counts", "ends", "text", "codes")
     ]
 )
+# What a compiled loop only reads.
+BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+BOUNDS = types.Array(types.int32, 1, "C", readonly=True)
 
 
 class Texts(NamedTuple):
@@ -103,7 +106,7 @@ class Interner:
 
     def __init__(self) -> None:
         self._size = 0
-        # Of each slot: key; length << 32 | code + 1, or 0 if it is free. Half of them at least are.
+        # Of each slot: key; length << 32 | code + 1, or 0 if it is free, as a quarter of them are.
         self._slots = np.zeros((2, 2), dtype=np.uint64)
         self._counts = np.zeros(1, dtype=np.int64)
         # The texts as Arrow has them: that of a code is _text[_ends[code] : _ends[code + 1]].
@@ -123,10 +126,14 @@ class Interner:
         """How often each text was met, (len,) int64."""
         return self._counts[: self._size]
 
-    def values(self, start: int = 0) -> pa.Array:
-        """The texts with the codes from `start` on, without a copy."""
+    def values(self, start: int = 0, stop: int | None = None) -> pa.Array:
+        """The texts with the codes from `start` to `stop`, without a copy.
+
+        Texts that were there when this was called may be had while others are being added.
+        """
+        stop = self._size if stop is None else stop
         buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._text)]
-        return pa.Array.from_buffers(pa.large_string(), self._size - start, buffers, offset=start)
+        return pa.Array.from_buffers(pa.large_string(), stop - start, buffers, offset=start)
 
     def codes(self, texts: Texts) -> np.ndarray:
         """The codes (rows,) of the texts, which are counted; a new text gets a new code."""
@@ -135,20 +142,23 @@ class Interner:
     def _make_room(self, texts: Texts) -> None:
         """Grow for as many new texts as there are rows, so that the loop need not look."""
         size = self._size + texts.rows
-        if 2 * size > len(self._slots):
-            slots = np.zeros((1 << (2 * size - 1).bit_length(), 2), dtype=np.uint64)
+        if 4 * size > 3 * len(self._slots):
+            slots = np.zeros((1 << (4 * size // 3).bit_length(), 2), dtype=np.uint64)
             _move(self._slots, slots)
             self._slots = slots
-            self._counts = _grown(self._counts, len(slots) // 2)
-            self._ends = _grown(self._ends, len(slots) // 2 + 1)
-        length = int(self._ends[self._size]) + len(texts.block)
+        if size > len(self._counts):
+            self._counts = _grown(self._counts, self._size, 4 * size)
+            self._ends = _grown(self._ends, self._size + 1, 4 * size + 1)
+        used = int(self._ends[self._size])
+        length = used + len(texts.block) + WORD
         if length > len(self._text):
-            self._text = _grown(self._text, 2 * length)
+            self._text = _grown(self._text, used, 4 * length)
 
 
 def intern(interners: Sequence[Interner], columns: Sequence[Texts]) -> list[np.ndarray]:
     """What `Interner.codes` gives for each column; all of them are of the same block and rows."""
     block, bounds, _, step, gap, rows = columns[0]
+    block.flags.writeable = bounds.flags.writeable = False
     codes = np.empty((len(columns), rows), dtype=np.uint32)
     tables = np.zeros(len(columns), dtype=TABLE)
     for table, interner, texts, column in zip(tables, interners, columns, codes, strict=True):
@@ -168,19 +178,23 @@ def intern(interners: Sequence[Interner], columns: Sequence[Texts]) -> list[np.n
     ]
 
 
-def _grown(array: np.ndarray, length: int) -> np.ndarray:
+def _grown(array: np.ndarray, used: int, length: int) -> np.ndarray:
+    """A longer array; what is not used yet takes no memory until it is."""
     grown = np.zeros(length, dtype=array.dtype)
-    grown[: len(array)] = array
+    grown[:used] = array[:used]
     return grown
 
 
 # ---------------------------------------------------------------- compiled loops
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled when first called and kept on disk; other threads run meanwhile."""
-    compiled: Callable[..., Any] = njit(nogil=True, cache=True)(function)
-    return compiled
+def _compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compiled for arguments of these types, at once, else when called; kept on disk.
+
+    Other threads run during a call.
+    """
+    decorator: Callable[..., Any] = njit([arguments] if arguments else None, nogil=True, cache=True)
+    return decorator
 
 
 def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -197,6 +211,17 @@ def _typed_load(context: Any, address: Any) -> Any:
         return builder.load(place, align=1)
 
     return types.uint64(types.intp), generate
+
+
+def _typed_store(context: Any, address: Any, word: Any) -> Any:
+    """Write a word as eight bytes, the lowest first, from an address on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        builder.store(arguments[1], place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.uint64), generate
 
 
 def _typed_pointer(context: Any, address: Any) -> Any:
@@ -249,13 +274,14 @@ def _typed_lowest(context: Any, bits: Any) -> Any:
 
 
 _load_word: Any = intrinsic(_typed_load)
+_store_word: Any = intrinsic(_typed_store)
 _marks: Any = intrinsic(_typed_marks)
 _lowest: Any = intrinsic(_typed_lowest)
 _pointer: Any = intrinsic(_typed_pointer)
 _prefetch: Any = intrinsic(_typed_prefetch)
 
 
-@_compiled
+@_compiled(BYTES, types.int64)
 def _count(block: np.ndarray, separator: int) -> tuple[int, int]:
     separators = line_ends = 0
     for byte in block:
@@ -264,7 +290,7 @@ def _count(block: np.ndarray, separator: int) -> tuple[int, int]:
     return separators, line_ends
 
 
-@_compiled
+@_compiled(BYTES, types.int64, types.int64, types.int32[::1])
 def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarray) -> bool:
     """Fill bounds with -1 and the places of separators and line ends; whether lines are even."""
     bounds[0] = -1
@@ -287,7 +313,7 @@ def _split(block: np.ndarray, separator: int, num_columns: int, bounds: np.ndarr
     return True
 
 
-@_compiled
+@_compiled()
 def _last_word(block: np.ndarray, start: int, length: int) -> Any:
     """A short text as a word, where fewer than eight bytes are left to load."""
     key = np.uint64(0)
@@ -296,7 +322,7 @@ def _last_word(block: np.ndarray, start: int, length: int) -> Any:
     return key
 
 
-@_compiled
+@_compiled()
 def _hash(start: int, length: int) -> Any:
     """A hash of the words of a text, the last of which overlaps the one before."""
     key = np.uint64(0)
@@ -317,27 +343,7 @@ def _slot(key: Any, length: Any, mask: int) -> Any:
     return np.intp(_mix(key ^ (np.uint64(length) * MIX_LENGTH)) & np.uint64(mask))
 
 
-@_compiled
-def _intern(
-    block: np.ndarray, bounds: np.ndarray, step: int, gap: int, rows: int, tables: np.ndarray
-) -> None:
-    """Fill the codes of every table, tile after tile. There must be room for all new texts."""
-    keys = np.empty(TILE_ROWS, dtype=np.uint64)
-    lengths = np.empty(TILE_ROWS, dtype=np.intp)
-    for row in range(0, rows, TILE_ROWS):
-        tile = min(TILE_ROWS, rows - row)
-        for number in range(len(tables)):
-            table = tables[number]
-            starts = bounds[table.first + row * step :]
-            _keys(block, starts, step, gap, keys[:tile], lengths, table.slots, table.mask)
-            codes = carray(_pointer(table.codes), rows, np.uint32)[row : row + tile]
-            _look_up(block, starts, step, gap, keys, lengths, codes, table)
-            counts = carray(_pointer(table.counts), table.size, np.int64)
-            for code in codes:
-                counts[code] += 1
-
-
-@_compiled
+@_compiled()
 def _keys(
     block: np.ndarray,
     starts: np.ndarray,
@@ -365,7 +371,7 @@ def _keys(
         lengths[row] = length
 
 
-@_compiled
+@_compiled()
 def _look_up(
     block: np.ndarray,
     starts: np.ndarray,
@@ -379,8 +385,8 @@ def _look_up(
     """Fill the codes of a tile; what is not in the table is put there."""
     mask, size, text_address = table.mask, table.size, table.text
     slots = carray(_pointer(table.slots), (mask + 1, 2), np.uint64)
-    # One end and a text's length beyond the last are room to write to.
-    ends = carray(_pointer(table.ends), mask + 2, np.int64)
+    # One end and a word beyond the last text are room to write to.
+    ends = carray(_pointer(table.ends), size + len(codes) + 1, np.int64)
     # Loops over addresses: to hand an array to a function means to count references, together
     # with the other threads that read this block, which would cost more than all the rest.
     address = np.intp(block.ctypes.data)
@@ -394,7 +400,11 @@ def _look_up(
                 slots[slot, 0] = key
                 slots[slot, 1] = (np.uint64(length) << CODE_BITS) | np.uint64(code + 1)
                 ends[code + 1] = ends[code] + length
-                _copy(address + starts[row * step] + gap, text_address + ends[code], length)
+                target = text_address + ends[code]
+                if length <= WORD:
+                    _store_word(target, key)
+                else:
+                    _copy(address + starts[row * step] + gap, target, length)
                 size += 1
                 break
             if slots[slot, 0] == key and np.intp(kept >> CODE_BITS) == length:
@@ -407,17 +417,15 @@ def _look_up(
     table.size = size
 
 
-@_compiled
+@_compiled()
 def _copy(source: int, target: int, length: int) -> None:
-    read, written = (
-        carray(_pointer(source), length, np.uint8),
-        carray(_pointer(target), length, np.uint8),
-    )
-    for index in range(length):
-        written[index] = read[index]
+    """Copy a long text word by word, as `_hash` reads it."""
+    for place in range(0, length - WORD, WORD):
+        _store_word(target + place, _load_word(source + place))
+    _store_word(target + length - WORD, _load_word(source + length - WORD))
 
 
-@_compiled
+@_compiled()
 def _same(one: int, other: int, length: int) -> bool:
     """Whether two long texts are equal, word by word as in `_hash`."""
     for place in range(0, length - WORD, WORD):
@@ -428,7 +436,27 @@ def _same(one: int, other: int, length: int) -> bool:
     return same
 
 
-@_compiled
+@_compiled(BYTES, BOUNDS, types.int64, types.int64, types.int64, from_dtype(TABLE)[::1])
+def _intern(
+    block: np.ndarray, bounds: np.ndarray, step: int, gap: int, rows: int, tables: np.ndarray
+) -> None:
+    """Fill the codes of every table, tile after tile. There must be room for all new texts."""
+    keys = np.empty(TILE_ROWS, dtype=np.uint64)
+    lengths = np.empty(TILE_ROWS, dtype=np.intp)
+    for row in range(0, rows, TILE_ROWS):
+        tile = min(TILE_ROWS, rows - row)
+        for number in range(len(tables)):
+            table = tables[number]
+            starts = bounds[table.first + row * step :]
+            _keys(block, starts, step, gap, keys[:tile], lengths, table.slots, table.mask)
+            codes = carray(_pointer(table.codes), rows, np.uint32)[row : row + tile]
+            _look_up(block, starts, step, gap, keys, lengths, codes, table)
+            counts = carray(_pointer(table.counts), table.size, np.int64)
+            for code in codes:
+                counts[code] += 1
+
+
+@_compiled(types.uint64[:, ::1], types.uint64[:, ::1])
 def _move(old: np.ndarray, new: np.ndarray) -> None:
     """Put every key of a table into a larger, empty one."""
     mask = len(new) - 1

@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.arrow import to_arrow, to_numpy
 from data.raw import RawFormat, root
 from data.schema import PREPARE_AGAIN, DataError, Field, Schema
 from data.threads import map_ahead
@@ -88,12 +89,12 @@ def _rank(
     if not expression.meta.is_column():
         mapped = pl.DataFrame({root(expression): texts}).select(expression).to_series()
         encoded = mapped.to_arrow().dictionary_encode()
-        values, groups = encoded.dictionary, encoded.indices.to_numpy()
+        values, groups = encoded.dictionary, to_numpy(encoded.indices)
         counts = np.bincount(groups, counts, len(values)).astype(np.int64)
     # A threshold of 0 still keeps no value that was not counted at all.
     codes = np.flatnonzero(counts >= max(threshold, 1))
     frequent = pl.DataFrame(
-        {"value": values.take(pa.array(codes)), "count": counts[codes], "code": codes}
+        {"value": values.take(to_arrow(codes)), "count": counts[codes], "code": codes}
     ).sort(["count", "value"], descending=[True, False])
     table = np.full(len(values), len(frequent), dtype=np.int32)
     table[frequent["code"].to_numpy()] = np.arange(len(frequent), dtype=np.int32)
@@ -110,11 +111,12 @@ def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
         for field, values, counts in zip(
             vocabulary.fields, vocabulary.kept, vocabulary.counts, strict=True
         ):
+            ids = np.arange(field.offset, field.offset + field.size, dtype=np.int32)
             columns = [
-                pa.repeat(field.name, field.size),
+                pl.repeat(field.name, field.size, eager=True).to_arrow().cast(pa.string()),
                 values.extend_constant(None, 1).to_arrow().cast(pa.string()),
-                np.arange(field.offset, field.offset + field.size, dtype=np.int32),
-                counts,
+                to_arrow(ids),
+                to_arrow(counts),
             ]
             writer.write_table(pa.table(columns, schema=VOCABULARY_SCHEMA))
 

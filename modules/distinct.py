@@ -16,7 +16,7 @@ from torch import Tensor
 class DistinctIds(NamedTuple):
     """The distinct ids of a batch, and where in the batch each stands.
 
-    ids: (U,) int64. place: (B, F) int32, where in `ids` each id of the batch stands.
+    ids: (U,) int64, rising. place: (B, F) int32, where in `ids` each id of the batch stands.
     order: (B*F,) int32, the positions in the flattened batch, those of each distinct id together
     and rising; offsets: (U+1,) int32, where in `order` those of each distinct id begin.
     """
@@ -41,12 +41,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 class DistinctFinder:
     """Finds the distinct ids of a batch in time linear in the batch, on the CPU.
 
-    A table of all features says of each where among the distinct ids it stands, so nothing is
-    sorted or hashed.
+    A bit a feature marks those of the batch, so their ids come out in rising order, in which the
+    table's rows are visited in half the time; and a table of all features says of each where
+    among them it stands. Nothing is sorted or hashed.
     """
 
     def __init__(self, num_features: int) -> None:
-        self._rank = np.full(num_features, -1, dtype=np.int32)
+        self._marks = np.zeros(-(-num_features // 64), dtype=np.uint64)
+        self._rank = np.empty(num_features, dtype=np.int32)
 
     def find(self, ids: Tensor) -> DistinctIds:
         """The distinct ids of a batch (B, F) int64. Raises `IndexError` for one out of range."""
@@ -54,7 +56,7 @@ class DistinctFinder:
         distinct = np.empty(len(flat), dtype=np.int64)
         place, order = (np.empty(len(flat), dtype=np.int32) for _ in range(2))
         offsets = np.zeros(len(flat) + 1, dtype=np.int32)
-        size = _group(flat, self._rank, distinct, place, order, offsets)
+        size = _group(flat, self._marks, self._rank, distinct, place, order, offsets)
         if size < 0:
             raise IndexError(
                 f"a batch holds ids from {flat.min()} to {flat.max()}, but the feature table "
@@ -64,9 +66,16 @@ class DistinctFinder:
         return DistinctIds(*map(torch.from_numpy, parts))
 
 
+# A de Bruijn sequence: 64 times its bits move on by one, and its highest six differ each time.
+SEQUENCE = np.uint64(0x03F79D71B4CB0A89)
+PLACES = np.zeros(64, dtype=np.int64)
+PLACES[[((int(SEQUENCE) << place) & (1 << 64) - 1) >> 58 for place in range(64)]] = np.arange(64)
+
+
 @njit(nogil=True, cache=True)
 def _group(
     flat: np.ndarray,
+    marks: np.ndarray,
     rank: np.ndarray,
     distinct: np.ndarray,
     place: np.ndarray,
@@ -75,24 +84,28 @@ def _group(
 ) -> int:
     """Fill the last four; return the number of distinct ids, -1 if one is out of range.
 
-    rank: (N,), -1 everywhere, and again so afterwards. offsets: zeros.
+    marks: (N / 64,), zeros, and again so afterwards. rank: (N,). offsets: zeros.
     """
-    size = 0
-    for position in range(len(flat)):
-        feature = flat[position]
+    for feature in flat:
         if not 0 <= feature < len(rank):
-            size = -size - 1  # remembers which ranks to take back
-            break
-        if rank[feature] < 0:
+            marks[:] = 0
+            return -1
+        marks[feature >> 6] |= np.uint64(1) << np.uint64(feature & 63)
+    size = 0
+    for word in range(len(marks)):
+        bits = marks[word]
+        marks[word] = 0
+        while bits:
+            lowest = bits & (~bits + np.uint64(1))
+            feature = 64 * word + PLACES[(lowest * SEQUENCE) >> np.uint64(58)]
+            bits ^= lowest
             rank[feature] = size
             distinct[size] = feature
             size += 1
-        place[position] = rank[feature]
-        offsets[rank[feature] + 1] += 1
-    for number in range(size if size >= 0 else -size - 1):
-        rank[distinct[number]] = -1
-    if size < 0:
-        return -1
+    for position in range(len(flat)):
+        number = rank[flat[position]]
+        place[position] = number
+        offsets[number + 1] += 1
     # Each begins where the one before ends; `order` is filled by moving the beginnings on.
     for number in range(size):
         offsets[number + 1] += offsets[number]

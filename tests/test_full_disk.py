@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.prepare import Settings, main, prepare
+from data.encode import Settings
+from data.prepare import main, prepare
 from data.schema import DataError, read_schema
 from data.shards import SHARD_FORMATS
 from tests.raw_logs import avazu_lines, write_lines

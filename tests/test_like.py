@@ -12,9 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from data.encode import Settings
 from data.loader import Loader, read_labels
 from data.own_log import read_own_log
-from data.prepare import Settings, main, prepare, prepare_like, prepare_log
+from data.prepare import main, prepare, prepare_like, prepare_log
 from data.raw import RAW_FORMATS
 from data.schema import SPLITS, DataError, Schema, read_schema
 from data.split import random_split

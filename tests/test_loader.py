@@ -57,7 +57,7 @@ def write_split(
         part = slice(start, start + shard_rows)
         path = folder / shard_name(split, number, file_format)
         part_rows = Rows(rows.ids[part], rows.labels[part])
-        shard_format(path).write_shard(path, schema.field_names, part_rows)
+        shard_format(path).write_shard(path, schema.field_names, [part_rows])
     return folder
 
 
@@ -312,7 +312,7 @@ def test_a_missing_shard_is_noticed_at_once(tmp_path: Path, file_format: str, nu
 
 def test_shards_of_other_fields_are_refused(tmp_path: Path) -> None:
     rows = make_rows(10)
-    parquet.write_shard(tmp_path / "val-00000.parquet", ["f0", "site", "f2"], rows)
+    parquet.write_shard(tmp_path / "val-00000.parquet", ["f0", "site", "f2"], [rows])
     schema = make_schema(SIZES, {"train": 0, "val": 10, "test": 0})
     with pytest.raises(DataError, match=r"val-00000.parquet: .*site: int32.* expected .*f1: int32"):
         list(Loader(tmp_path, "val", batch_size=4, schema=schema))

@@ -28,10 +28,11 @@ from hypothesis import strategies as st
 
 from data import delimited, parquet_log
 from data.delimited import read_blocks
+from data.encode import Settings
 from data.log import Layout
 from data.own_log import read_own_log
 from data.parquet_log import read_batches
-from data.prepare import Settings, main, prepare, prepare_log
+from data.prepare import main, prepare, prepare_log
 from data.raw import RAW_FORMATS, raw_format
 from data.schema import SPLITS, DataError, Schema, read_schema
 from data.split import random_split

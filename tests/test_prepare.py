@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 
 from data import tfrecord
+from data.encode import Settings
 from data.loader import read_truth
-from data.prepare import Settings, main, prepare
+from data.prepare import main, prepare
 from data.raw import RAW_FORMATS, raw_format
 from data.reading import read_chunks
 from data.schema import SPLITS, DataError, Rows, Schema, read_schema
@@ -120,7 +121,7 @@ def test_a_data_set_is_what_the_recipe_says(
     lines = LINES[dataset](1500)
     log = write_lines(tmp_path / "log.gz", lines)
     # Blocks of a few lines: codes must mean the same in every chunk.
-    monkeypatch.setattr("data.prepare.read_chunks", partial(read_chunks, block_bytes=4000))
+    monkeypatch.setattr("data.encode.read_chunks", partial(read_chunks, block_bytes=4000))
     schema = prepare(dataset, log, tmp_path / "set", Settings(vocabulary=vocabulary))
     expected, sizes = naive_data_set(dataset, lines, vocabulary)
     assert schema == read_schema(tmp_path / "set")
@@ -363,9 +364,9 @@ def test_an_interrupted_run_leaves_nothing_that_the_next_one_minds(
     before = content(tmp_path / "set")
     write_lines(log, avazu_lines(400, seed=3))
     program = (
-        "import os, sys; import data.prepare as command\n"
-        f"command.{phase} = lambda *_, **__: os.kill(os.getpid(), {int(end)})\n"
-        "sys.exit(command.main(sys.argv[1:]))"
+        "import os, sys; import data.encode as steps; from data.prepare import main\n"
+        f"steps.{phase} = lambda *_, **__: os.kill(os.getpid(), {int(end)})\n"
+        "sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["avazu", "--raw", str(log), "--output", str(tmp_path / "set")]
     done = subprocess.run(

@@ -220,7 +220,9 @@ def test_a_file_without_lines_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("data.reading.LINE_BYTES", 1000)
     path = tmp_path / "log"
     path.write_bytes(b"x" * 2000)
-    with pytest.raises(DataError, match="log: a line of more than 1000 bytes, soon before its"):
+    with pytest.raises(
+        DataError, match="log: a line of more than 1000 bytes, which begins before byte 100;"
+    ):
         read_rows(path, "criteo", 100)
 
 

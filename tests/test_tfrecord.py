@@ -41,7 +41,7 @@ def write_with_package(path: Path, *records: dict[str, tuple[object, str]]) -> N
 def path(tmp_path: Path) -> Path:
     """A file of four records."""
     path = tmp_path / "train-00000.tfrecord"
-    tfrecord.write_shard(path, FIELDS, ROWS)
+    tfrecord.write_shard(path, FIELDS, [ROWS])
     return path
 
 
@@ -63,7 +63,7 @@ def test_a_file_without_rows_is_read(tmp_path: Path) -> None:
 def test_official_files_are_written_byte_for_byte(tmp_path: Path, split: str) -> None:
     official = OFFICIAL / f"{split}_0000.tfrecord"
     names = [f"field {number}" for number in range(24)]
-    tfrecord.write_shard(tmp_path / "ours", names, tfrecord.read_shard(official, names))
+    tfrecord.write_shard(tmp_path / "ours", names, [tfrecord.read_shard(official, names)])
     assert (tmp_path / "ours").read_bytes() == official.read_bytes()
 
 
@@ -73,7 +73,7 @@ def test_the_package_reads_our_files(tmp_path: Path, num_fields: int) -> None:
     numbers = np.arange(2 * num_fields).reshape(2, num_fields)
     rows = Rows(((numbers * 1_234_567) % 2**31).astype(np.int32), np.array([1, 0], dtype=np.uint8))
     path = tmp_path / "ours"
-    tfrecord.write_shard(path, ["field"] * num_fields, rows)
+    tfrecord.write_shard(path, ["field"] * num_fields, [rows])
     description = {"label": "float", "feature": "int"}
     records = [dict(record) for record in package.tfrecord_loader(str(path), None, description)]
     np.testing.assert_array_equal([record["feature"] for record in records], rows.ids)
@@ -178,7 +178,7 @@ def test_flips_and_cuts_never_give_another_number(
     tmp_path_factory: pytest.TempPathFactory, rows: Rows, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("records") / "file"
-    tfrecord.write_shard(path, FIELDS, rows)
+    tfrecord.write_shard(path, FIELDS, [rows])
     assert_same(tfrecord.read_shard(path, FIELDS), rows)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(0, 3))):
@@ -207,7 +207,7 @@ def test_any_payload_is_read_as_the_messages_of_the_package_read_it(
 ) -> None:
     """Frames are intact, payloads are not: the fast way must agree with protobuf."""
     path = tmp_path_factory.mktemp("records") / "file"
-    tfrecord.write_shard(path, FIELDS, Rows(rows.ids[:1], rows.labels[:1]))
+    tfrecord.write_shard(path, FIELDS, [Rows(rows.ids[:1], rows.labels[:1])])
     payload = bytearray(path.read_bytes()[12:-4])
     for _ in range(data.draw(st.integers(0, 2))):
         payload[data.draw(st.integers(0, len(payload) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -225,7 +225,7 @@ def test_any_payload_is_read_as_the_messages_of_the_package_read_it(
 
 def test_records_of_another_shape_among_official_ones_keep_their_place(tmp_path: Path) -> None:
     path = tmp_path / "mixed"
-    tfrecord.write_shard(path, FIELDS, ROWS)
+    tfrecord.write_shard(path, FIELDS, [ROWS])
     official = path.read_bytes()
     # The package writes the features in the order that they are given in.
     write_with_package(path, {"feature": ([9, 8, 7], "int"), "label": ([1.0], "float")})

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
         few = Rows(part.ids[:PACKAGE_RECORDS], part.labels[:PACKAGE_RECORDS])
         count, few_count = len(part.labels), len(few.labels)
-        written = rate(lambda: tfrecord.write_shard(ours, names, part), count)
+        written = rate(lambda: tfrecord.write_shard(ours, names, [part]), count)
         _print("tfrecord write", written, few_count / _seconds(lambda: _package_write(theirs, few)))
         read = rate(lambda: tfrecord.read_shard(ours, names), count)
         _print("tfrecord read", read, few_count / _seconds(lambda: _package_read(theirs)))
