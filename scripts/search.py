@@ -6,6 +6,9 @@
 A trial trains K members and is judged by validation log loss: that of their mean logit
 (`--objective merged`) or the mean of their own (`--objective member`), so that both objectives
 cost the same. No row of the test split is read. The best trial becomes configs/profiles/NAME.yaml.
+`--arm width:2` searches that arm in the same space with the same number of trials; its profile is
+for that arm alone (`trainer_group.py --profile NAME --arms width:2`), in the runs folder of the
+base that it is compared with.
 A search that was stopped goes on where it was when started again (its journal is kept under
 runs/search); --force begins anew. Needs requirements-search.txt.
 """
@@ -37,8 +40,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.loader import read_labels
 from data.schema import Schema, read_schema
 from modules import config as configuration
+from modules.arms import build_parts
 from modules.cli import add_shared_arguments
-from modules.config import ConfigError, RunConfig, resolve, setting_differences, with_defaults
+from modules.config import Arm, ConfigError, RunConfig, resolve, setting_differences, with_defaults
 from modules.group import USER_ERRORS
 from modules.models import model_settings, unknown_name
 from modules.runs import RunError
@@ -185,11 +189,17 @@ def profile_of(study: optuna.Study, task: Task, argv: Sequence[str]) -> str:
         for key, _, value in setting_differences(plain[part], found[part])
     }
     figures = study.best_trial.user_attrs
+    arm = task.config.arm
+    use = (
+        f"# For --arms {arm} alone, beside a base with settings of its own.\n"
+        if arm != "base"
+        else ""
+    )
     comment = (
         f"# Found on validation alone, by: python scripts/search.py {shlex.join(argv)}\n"
         f"# {_budget(study, task)}\n"
         f"# Validation log loss: {figures['merged_logloss']:.5f} merged, "
-        f"{figures['member_logloss']:.5f} the mean member.\n"
+        f"{figures['member_logloss']:.5f} the mean member.\n{use}"
     )
     return comment + yaml.safe_dump({"models": {task.config.model: differing}}, sort_keys=False)
 
@@ -206,7 +216,14 @@ def _task(args: argparse.Namespace) -> Task:
     schema = read_schema(data)
     if args.members < 1 or args.trials < 1:
         raise RunError(f"--members {args.members} --trials {args.trials}: must be at least 1")
-    config = resolve(args.dataset, args.model, profiles=args.profile, overrides=args.set)
+    if Arm.parse(args.arm).kind.startswith("soup"):
+        raise ConfigError(
+            f"--arm {args.arm} averages weights and has no settings of its own; search --arm base"
+        )
+    config = resolve(
+        args.dataset, args.model, arm=args.arm, profiles=args.profile, overrides=args.set
+    )
+    build_parts(config, schema.num_fields)  # a model may not grow that way: said before a trial
     known = [key for key in SEARCHED if key != "dropout" or key in model_settings(args.model)]
     asked = args.search.split(",") if args.search else known
     for key in asked:
@@ -299,6 +316,7 @@ def _describe(trial: optuna.trial.FrozenTrial) -> str:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--arm", default="base", help="base, width:2, depth:2, joint:2, multi:2")
     parser.add_argument("--objective", choices=OBJECTIVES, default="merged")
     parser.add_argument("--search", metavar="A,B", help=f"default: {','.join(SEARCHED)}")
     parser.add_argument("--members", type=int, default=3, help="trained in every trial")

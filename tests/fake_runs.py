@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from modules.runs import run_folder, store_labels
 from modules.scoring.metrics import auc, logloss, sigmoid
@@ -47,6 +48,7 @@ class FakeLog:
         macs: int = 1000,
         latency: float | None = None,
         predictions: dict[str, np.ndarray] | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> Path:
         """Write one complete run under `root` and return its folder."""
         logits = predictions or self.predictions(noise)
@@ -93,6 +95,8 @@ class FakeLog:
         for split, values in logits.items():
             np.save(folder / f"{split}.npy", values)
         (folder / "report.json").write_text(json.dumps(report))
+        content = {"training": {"lr": 1e-3, **(settings or {})}, "model_settings": {}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(content))
         return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
+from modules.scoring.about import About
 from modules.scoring.answer import answer
 from modules.scoring.budget import budget_table, verdict
 from modules.scoring.comparison import make_tables
@@ -18,6 +20,7 @@ from modules.scoring.cost_picture import draw_cost
 from modules.scoring.diversity import diversity_table
 from modules.scoring.groups import make_groups
 from modules.scoring.members import load_members, score_members, score_runs
+from modules.scoring.report_tables import against_base
 from modules.scoring.tables import Tables
 from tests.fake_runs import FakeLog
 
@@ -168,7 +171,21 @@ def test_the_answer_names_budget_winner_difference_and_interval(tables: Tables) 
     assert expected in paragraphs
     assert any(p.startswith("At the base's own multiply-adds: soup:3 loses ") for p in paragraphs)
     assert any(p.startswith("Over all 3 comparisons of a merge") for p in paragraphs)
-    assert any("all 6 members of 2 models (3.3x) gain" in p for p in paragraphs)
+    cost = "3.3k multiply-adds a row, 3.3x deepfm"
+    assert any(f"all 6 members of 2 models ({cost}) gain" in p for p in paragraphs)
+    assert "settings of their own" not in text
+
+
+def test_beside_an_arm_of_the_bases_own_cost_the_merge_speaks_alone(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed)
+    log.write_run(tmp_path, "deepfm", 1, arm="soup:3", noise=4.0)
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    text = answer(tables)
+    assert "At the base's own multiply-adds: soup:3 loses " in text
+    assert "At 3.0x the base's multiply-adds: merging 3 x deepfm gains " in text
+    assert "No bigger deepfm was trained" in text
 
 
 def test_the_answer_follows_the_tables(tables: Tables) -> None:
@@ -248,3 +265,46 @@ def test_more_pairs_than_needed_are_sampled_and_counted(tmp_path: Path) -> None:
     members = load_members(tmp_path, "avazu")
     table = diversity_table(members, score_members(members))
     assert (table["pairs"].item(), table["pairs_possible"].item()) == (10, 15)
+
+
+def test_the_cost_of_several_models_is_absolute_and_that_of_the_dearest(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "fm", seed, noise=0.1, macs=100)
+        log.write_run(tmp_path, "deepfm", seed, noise=0.5, macs=1000)
+    members = load_members(tmp_path, "avazu")
+    tables = make_tables("avazu", members, pools=["logit"], max_subsets=4)
+    text = answer(tables)
+    assert text.startswith("The base, fm (the best on validation)")
+    assert "all 6 members of 2 models (3.3k multiply-adds a row, 3.3x deepfm)" in text
+    assert "33.0x" not in text
+    everything = line(tables, "all", "all", 6)
+    cells = against_base(tables).rows
+    assert ["33.00x", f"{everything['macs_per_row']:,.0f}"] in [row[3:5] for row in cells]
+
+
+def test_settings_that_an_arm_does_not_share_with_its_base_are_said(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed)
+        log.write_run(tmp_path, "deepfm", seed, arm="width:2", settings={"lr": 2e-3})
+        log.write_run(tmp_path, "deepfm", seed, arm="depth:2")
+        log.write_run(tmp_path, "fm", seed, settings={"lr": 3e-3 + (seed == 3)})
+        log.write_run(tmp_path, "deepfm+fm", seed, arm="joint:2", settings={"lr": 9e-3})
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    assert tables.about.own_settings == {
+        "deepfm/width:2": {"lr": "0.002 (base 0.001)"},
+        "fm/base": {"lr": "0.003, 1.003"},
+    }
+    said = "Trained with settings of their own: "
+    (paragraph,) = [p for p in answer(tables).split("\n\n") if p.startswith(said)]
+    assert (
+        paragraph
+        == f"{said}fm/base with lr 0.003, 1.003; deepfm/width:2 with lr 0.002 (base 0.001)."
+    )
+
+
+def test_tables_of_before_there_were_own_settings_can_be_read(tables: Tables) -> None:
+    older = asdict(tables.about)
+    del older["own_settings"]
+    assert About.from_json(older) == tables.about

@@ -290,6 +290,10 @@ def poison(logits: np.ndarray) -> np.ndarray:
     return logits
 
 
+def lose_settings(home: Path) -> None:
+    (home / "runs/avazu/fm/base/seed-2/config.yaml").write_text("training: {}")
+
+
 def truncate(home: Path) -> None:
     path = home / "runs/avazu/fm/base/seed-2/val.npy"
     path.write_bytes(path.read_bytes()[:300])
@@ -308,6 +312,7 @@ def truncate(home: Path) -> None:
         ),
         (lambda home: change_predictions(home, poison), (), ["test.npy", "row 17", "nan"]),
         (lambda home: change_predictions(home, lambda z: -z), (), ["fm/base/seed-2", "reported"]),
+        (lose_settings, (), ["seed-2/config.yaml", "not a run's settings", "train it again"]),
         (truncate, (), ["seed-2/val.npy", "train it again"]),
         (lambda home: shutil.rmtree(home / "runs/avazu/labels"), (), ["labels", "again"]),
         (lambda home: shutil.rmtree(home / "runs/avazu"), (), ["no trained member", "trainer"]),

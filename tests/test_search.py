@@ -110,3 +110,52 @@ def test_the_settings_of_a_trial_are_the_models(search: ModuleType, tmp_path: Pa
     assert search.main(lr) == 0
     content = yaml.safe_load((tmp_path / "configs/profiles/of-lr.yaml").read_text())
     assert "dropout" not in content["models"]["lr"]  # LR has none
+
+
+def test_an_arm_is_searched_and_its_profile_trains_it(
+    search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--arm", "joint:2", "--trials", "2", "--objective", "member")
+    assert search.main(command(*flags)) == 0
+    trials = [line for line in capsys.readouterr().out.splitlines() if " complete: " in line]
+    best = min(float(line.split("member ")[1].split()[0].strip(",")) for line in trials)
+    text = (tmp_path / "configs/profiles/toy.yaml").read_text()
+    assert "--arm joint:2" in text and "For --arms joint:2 alone" in text
+
+    data = tmp_path / "data/encoded/avazu"
+    schema, losses = read_schema(data), []
+    run = resolve("avazu", "deepfm", profiles=["toy"], arm="joint:2")
+    for seed in range(run.seed, run.seed + MEMBERS):
+        trainer, _ = fit_member(run.with_seed(seed), schema, data, tmp_path, torch.device("cpu"))
+        assert len(list(trainer.network.model.get_submodule("models").children())) == 2
+        losses.append(logloss(read_labels(data, "val", schema), trainer.best_val_logits))
+    assert np.mean(losses) == pytest.approx(best, abs=1e-5)
+
+    assert search.main(command("--trials", "3", "--objective", "member")) == 1
+    assert "is a search with arm='joint:2', not 'base'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ("soup:2", "soup:2 averages weights and has no settings of its own"),
+        ("soup-late:2", "search --arm base"),
+        ("wide:2", "unknown arm 'wide'"),
+        ("width:2.00", "write it width:2"),
+    ],
+)
+def test_arms_that_cannot_be_searched_are_refused_before_a_trial(
+    search: ModuleType, tmp_path: Path, arm: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search.main(command("--arm", arm)) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_that_cannot_grow_is_refused_before_a_trial(
+    search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lr = ["--dataset", "avazu", "--model", "lr", "--name", "of-lr", "--arm", "width:2"]
+    assert search.main(lr) == 1
+    assert "model 'lr' has no width" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

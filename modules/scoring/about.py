@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from modules.scoring.members import Members, reported
 from modules.scoring.metrics import auc, logloss_of_probabilities
+from modules.scoring.settings import own_settings
 
 DATASET_NAMES = {"avazu": "Avazu", "criteo": "Criteo", "kdd12": "KDD12"}
 
@@ -32,6 +33,7 @@ class About:
     pool: str  # of intervals and costs
     trained_on: dict[str, list[str]]  # machine, device, versions, commit: every value met
     best: Best | None  # of a planted log
+    own_settings: dict[str, dict[str, str]] = field(default_factory=dict)  # of arms, see settings
 
     @classmethod
     def of(cls, dataset: str, members: Members, pool: str) -> About:
@@ -60,6 +62,7 @@ class About:
             pool=pool,
             trained_on={name: sorted(values) for name, values in trained_on.items()},
             best=_best(members),
+            own_settings=own_settings(members),
         )
 
     @classmethod

@@ -6,7 +6,7 @@ import pandas as pd
 
 from modules.scoring.budget import BASE, MERGED, best_model
 from modules.scoring.groups import ALL, SELECTED
-from modules.scoring.layout import interval
+from modules.scoring.layout import interval, short
 from modules.scoring.tables import Tables
 
 SAME_BUDGET = 1.25  # arms whose multiply-adds are within this factor share a sentence
@@ -38,13 +38,15 @@ def answer(tables: Tables) -> str:
     budgets = _budgets(arms)
     for level in budgets:
         paragraphs.append(_budget_sentence(level, arms, merges, rows, model))
-    if not budgets and len(merges):
+    bigger = any(level >= SAME_BUDGET for level in budgets)
+    if not bigger and len(merges):
         paragraphs.append(_merge_alone(merges.iloc[-1], model))
-    if not budgets:
+    if not bigger:
         paragraphs.append(
             f"No bigger {model} was trained to compare with; `python trainer_group.py --dataset "
             f"{tables.about.dataset} --arms width:2,width:4` trains some."
         )
+    paragraphs += _own_settings(tables.about.own_settings)
     paragraphs += _tally(tables.budget)
     paragraphs += _several_models(tables, scores)
     paragraphs.append(_noise_note(base["auc_noise"]))
@@ -94,6 +96,15 @@ def _merge_alone(merge: pd.Series, model: str) -> str:
     )
 
 
+def _own_settings(arms: dict[str, dict[str, str]]) -> list[str]:
+    """Which arms differ from their base in more than their size, and in what."""
+    said = [
+        f"{arm} with {', '.join(f'{key} {value}' for key, value in settings.items())}"
+        for arm, settings in arms.items()
+    ]
+    return [f"Trained with settings of their own: {'; '.join(said)}."] if said else []
+
+
 def _tally(budget: pd.DataFrame) -> list[str]:
     """How often merging won at equal cost, over every model and arm."""
     duels = budget[budget["against"] != BASE]
@@ -113,19 +124,25 @@ def _several_models(tables: Tables, scores: pd.DataFrame) -> list[str]:
     rows = tables.budget[tables.budget["group"] == ALL]
     if rows.empty:
         return []
-    models = scores["model"].nunique()
+    macs = scores.groupby("model")["macs_per_row"].mean()
     merge = rows[rows["contender"] == ALL].iloc[0]
     gain = _gain(merge, "gain", "lose")
-    said = [f"all {merge['k']} members of {models} models ({merge['factor']:.1f}x) {gain}"]
+    said = [f"all {merge['k']} members of {len(macs)} models ({_cost(merge, macs)}) {gain}"]
     chosen = rows[rows["contender"] == SELECTED]
     workers = scores["model"].value_counts().max()
     chosen = chosen[chosen["k"] <= workers]
     if len(chosen):
         pick = chosen.iloc[-1]
         gain = _gain(pick, "gain", "lose")
-        said.append(f"{pick['k']} members chosen on validation ({pick['factor']:.1f}x) {gain}")
+        said.append(f"{pick['k']} members chosen on validation ({_cost(pick, macs)}) {gain}")
     base = rows.iloc[0]["base_model"]
     return [f"Merging several models, against the base of {base}: {'; '.join(said)}."]
+
+
+def _cost(merge: pd.Series, macs: pd.Series) -> str:
+    """The multiply-adds of a merge of several models, and those in the dearest one's."""
+    factor = merge["macs_per_row"] / macs.max()
+    return f"{short(merge['macs_per_row'])} multiply-adds a row, {factor:.1f}x {macs.idxmax()}"
 
 
 def _noise_note(noise: float) -> str:

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from modules.scoring.about import About
 from modules.scoring.budget import BASE, MERGED
 from modules.scoring.groups import ALL, MIXED, SELECTED
+from modules.scoring.layout import short
 from modules.scoring.panels import (
     BLUE,
     GREEN,
@@ -63,7 +64,7 @@ def draw_cost(about: About, budget: pd.DataFrame, metric: str) -> Figure:
                 outside.append(("best possible", best))
         _note_outside(panel, outside)
         title = f"several models, against {base['base_model']}" if group == ALL else group
-        panel.set_title(f"{title}\n1x = {_count(base['macs_per_row'])} multiply-adds", fontsize=9)
+        panel.set_title(f"{title}\n1x = {short(base['macs_per_row'])} multiply-adds", fontsize=9)
     label_axes(panels, "multiply-adds a row, base = 1x", f"test {name}")
     finish(
         figure,
@@ -189,11 +190,3 @@ def _note_outside(panel: Axes, outside: Sequence[tuple[str, float]]) -> None:
                 fontsize=7.5,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
             )
-
-
-def _count(number: float) -> str:
-    """A short count, 194584 as "195k"."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:g}"

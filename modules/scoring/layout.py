@@ -39,3 +39,11 @@ def with_sd(mean: float, sd: float, *, sign: str = "") -> str:
 def interval(low: float, high: float) -> str:
     """ "[+0.00170, +0.00250]"."""
     return f"[{low:+z.5f}, {high:+z.5f}]"
+
+
+def short(count: float) -> str:
+    """A short count, 194584 as "195k"."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:g}"

@@ -1,0 +1,61 @@
+"""Which arms were trained with other settings than the base that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from modules.runs import Member, RunError
+from modules.scoring.members import MIX, Members
+
+
+def own_settings(members: Members) -> dict[str, dict[str, str]]:
+    """For each arm of a model, `dcnv2/width:2`, the settings that are not those of its base.
+
+    A value is as "0.002 (base 0.004205)", several values over seeds as "0.002, 0.003 (base 0.001)".
+    The merged arm is listed where its own seeds differ, by what they have: "0.001, 0.002". Joint
+    mixes of several models have no one base and are left out; settings that the program did not
+    have yet when one of the two was trained are not compared. Raises `RunError` where a run's
+    settings cannot be read.
+    """
+    base = _values_by_arm(members.runs)
+    of_model = {name.partition("/")[0]: values for name, values in base.items()}
+    found = {}
+    for name, values in base.items():
+        found[name] = {key: _join(each) for key, each in values.items() if len(each) > 1}
+    for name, values in _values_by_arm(members.rivals).items():
+        there = of_model[name.partition("/")[0]]
+        found[name] = {
+            key: f"{_join(each)} (base {_join(there[key])})"
+            for key, each in values.items()
+            if key in there and each != there[key]
+        }
+    return {name: settings for name, settings in found.items() if settings}
+
+
+def _values_by_arm(runs: Sequence[Member]) -> dict[str, dict[str, list[Any]]]:
+    """For each model/arm the values that its seeds have of each setting, in order of seeds."""
+    arms: dict[str, dict[str, list[Any]]] = {}
+    for run in runs:
+        if MIX in run.model:
+            continue
+        values = arms.setdefault(f"{run.model}/{run.arm}", {})
+        for key, value in _settings(run).items():
+            if value not in values.setdefault(key, []):
+                values[key].append(value)
+    return arms
+
+
+def _settings(run: Member) -> Mapping[str, Any]:
+    path = run.folder / "config.yaml"
+    try:
+        content = yaml.safe_load(path.read_text())
+        return {**content["training"], **content["model_settings"]}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise RunError(f"{path}: not a run's settings ({error!r}); train it again") from error
+
+
+def _join(values: Sequence[Any]) -> str:
+    return ", ".join("none" if value is None else str(value) for value in values)
