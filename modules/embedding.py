@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modules.distinct import DistinctIds
+from modules.memory import in_huge_pages
 
 
 class EmbeddingTable(nn.Module):
@@ -41,7 +42,7 @@ class EmbeddingTable(nn.Module):
         super().__init__()
         self.embedding_dim = embedding_dim
         self.first_order = first_order
-        weight = torch.empty(num_features, embedding_dim + first_order)
+        weight = in_huge_pages((num_features, embedding_dim + first_order))
         if init is None:
             bound = math.sqrt(6 / (num_features + embedding_dim))
             weight.uniform_(-bound, bound, generator=generator)

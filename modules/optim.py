@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.memory import in_huge_pages
+
 State = dict[str, Any]
 
 
@@ -95,8 +97,9 @@ class DeferredAdam:
         self._betas = betas
         self._eps = eps
         self._l2 = l2
-        self._first = torch.zeros_like(table)  # m and v, each row as of its last update
-        self._second = torch.zeros_like(table)
+        # m and v, each row as of its last update
+        self._first = in_huge_pages(table.shape, table.device).zero_()
+        self._second = in_huge_pages(table.shape, table.device).fill_(_UNUSED)
         # In which step that was, counted from the last synchronisation.
         self._updated = torch.zeros(len(table), dtype=torch.int32, device=table.device)
         self._drift = _Drift(betas, eps, step=0, device=table.device)
@@ -119,8 +122,10 @@ class DeferredAdam:
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         self._drift.advance(self.lr)
         step = self._drift.step
-        divisor = second.sqrt().mul_((1 - beta2**step) ** -0.5).add_(self._eps)
-        moved = rows.detach().addcdiv_(first, divisor, value=-self.lr / (1 - beta1**step))
+        correction = math.sqrt(1 - beta2**step)
+        divisor = second.sqrt().add_(self._eps * correction)
+        lr = self.lr * correction / (1 - beta1**step)
+        moved = rows.detach().addcdiv_(first, divisor, value=-lr)
         self._table.index_copy_(0, ids, moved)
         self._first.index_copy_(0, ids, first)
         self._second.index_copy_(0, ids, second)
@@ -168,10 +173,12 @@ class DeferredAdam:
 
 
 _CHUNK = 1 << 16
+# v of a row before its first use, hidden by eps: a CPU takes 20 times longer for the root of 0.
+_UNUSED = 1e-30
 # Terms of the drift below this share of the first are left out: after 0.9^197.
 _NEGLIGIBLE = 1e-9
-# In the first steps bias correction changes fast and takes more nodes for the same precision.
-_FINE_STEPS, _FINE_NODES, _NODES = 256, 12, 5
+# Nodes from a step on: at first bias correction changes fast and takes more for the same precision.
+_NODES = {0: 12, 256: 5, 1000: 4}
 
 
 class _Drift:
@@ -192,7 +199,7 @@ class _Drift:
         self._betas = betas
         self._log_beta1, self._log_beta2 = (math.log(max(beta, 1e-300)) for beta in betas)
         self._window = max(2, math.ceil(math.log(_NEGLIGIBLE) / self._log_beta1))
-        count = _NODES if step >= _FINE_STEPS else _FINE_NODES
+        count = self._nodes_needed()
         self._degrees = torch.arange(count, dtype=torch.float64, device=device)
         angles = (2 * self._degrees + 1) * (math.pi / (2 * count))
         self._roots = angles.cos()
@@ -208,8 +215,11 @@ class _Drift:
         return self.step - self._start
 
     def is_worth_coarsening(self) -> bool:
-        """Whether the nodes of the first steps can be left behind, by a synchronisation."""
-        return self.step == _FINE_STEPS and len(self._roots) == _FINE_NODES
+        """Whether fewer nodes will do from here on, after a synchronisation."""
+        return self._nodes_needed() < len(self._roots)
+
+    def _nodes_needed(self) -> int:
+        return min(nodes for step, nodes in _NODES.items() if step <= self.step)
 
     def per_momentum(self, root: Tensor, updated: Tensor) -> Tensor:
         """How far elements moved for a momentum of one, (U, W).
@@ -217,9 +227,9 @@ class _Drift:
         root: (U, W), the square roots of v. updated: (U,), the age of each row's last update.
         """
         terms = self._terms.index_select(0, updated).split(1, dim=1)
-        moved = torch.zeros_like(root)
-        divisor = torch.empty_like(root)
-        for numerator, offset in zip(terms[0::2], terms[1::2], strict=True):
+        divisor = root + terms[1]
+        moved: Tensor = terms[0] / divisor
+        for numerator, offset in zip(terms[2::2], terms[3::2], strict=True):
             torch.add(root, offset, out=divisor)
             moved.addcdiv_(numerator, divisor)
         return moved

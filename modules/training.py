@@ -31,7 +31,7 @@ from data.schema import SPLITS, Schema, read_schema
 from modules.arms import achieved_scale, build_parts, resolved_settings
 from modules.config import Arm, Part, RunConfig, TrainingConfig
 from modules.cost import count_macs_per_row, count_parameters, measure_latency_ms
-from modules.distinct import DistinctFinder, to_device
+from modules.distinct import find_distinct, to_device
 from modules.embedding import EmbeddingTable, Network
 from modules.joint import JointModel, MultiEmbeddingModel, join_tables
 from modules.models import build_model
@@ -241,7 +241,6 @@ class Trainer:
             warmup_steps=self.settings.warmup_steps,
             total_steps=self.settings.epochs * len(self.loaders["train"]),
         )
-        self.finder = DistinctFinder(len(network.table.weight))
         self.table_optimizer = build_table_optimizer(network.table.weight, self.settings)
         self.model_parameters = list(network.model.parameters())
         self.model_optimizer = (
@@ -314,9 +313,10 @@ class Trainer:
         """One step of both optimisers; the batch's mean loss before it, a scalar on the device."""
         lr = self.learning_rate.at(self.steps)
         self.table_optimizer.lr = lr
-        distinct = self.finder.find(batch.ids).to(self.network.table.weight.device, self.device)
+        table = self.network.table
+        distinct = find_distinct(batch.ids, len(table.weight)).to(table.weight.device, self.device)
         rows = self.table_optimizer.gather(distinct.ids)  # (U, W)
-        vectors, weights = self.network.table.embed(rows.to(self.device), distinct)
+        vectors, weights = table.embed(rows.to(self.device), distinct)
         with matrix_precision(self.settings.precision, self.device):
             logits = self.model(vectors, weights).float()
         loss = binary_cross_entropy_with_logits(logits, to_device(batch.labels, self.device))

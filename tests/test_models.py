@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from modules.cli import describe_models
 from modules.cost import count_macs_per_row
-from modules.distinct import DistinctFinder
+from modules.distinct import find_distinct
 from modules.embedding import EmbeddingTable
 from modules.models import MODELS, ModelError, build_model, model_settings
 
@@ -272,7 +272,7 @@ def test_the_xor_of_two_fields_is_learnt_by_all_but_lr(name: str) -> None:
     )
     rows = table.weight.clone().requires_grad_()
     adam = torch.optim.Adam([rows, *model.parameters()], lr=0.03)
-    batch = DistinctFinder(6).find(ids)
+    batch = find_distinct(ids, 6)
     losses = []
     for _ in range(80):
         logits = model(*table.embed(rows[batch.ids], batch))

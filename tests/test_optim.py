@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from modules.distinct import DistinctFinder
+from modules.distinct import find_distinct
 from modules.embedding import EmbeddingTable
 from modules.optim import DeferredAdam, DenseAdam
 from scripts.bench.exactness import ROWS, SCHEDULES, STEPS, Race, is_looked_at
@@ -89,9 +89,9 @@ def test_ids_that_repeat_in_a_batch_count_once_with_their_summed_gradient(
     table = EmbeddingTable(18, 4, first_order=True, generator=generator, init=0.5)
     dense = table.weight.clone().requires_grad_()
     adam = torch.optim.Adam([dense], lr=0.1)
-    optimizer, finder = make(table.weight, lr=0.1), DistinctFinder(18)
+    optimizer = make(table.weight, lr=0.1)
     for _ in range(3):
-        batch = finder.find(ids)
+        batch = find_distinct(ids, 18)
         rows = optimizer.gather(batch.ids)
         vectors, weights = table.embed(rows, batch)
         (vectors.prod(dim=1).sum() + weights.square().sum()).backward()
@@ -106,10 +106,9 @@ def test_ids_that_repeat_in_a_batch_count_once_with_their_summed_gradient(
 
 def test_distinct_ids_are_those_of_torch_unique() -> None:
     generator = torch.Generator().manual_seed(0)
-    finder = DistinctFinder(1000)
     for rows in (1, 7, 500):
         ids = torch.randint(1000, (rows, 4), generator=generator)
-        found = finder.find(ids)
+        found = find_distinct(ids, 1000)
         assert torch.equal(found.ids, ids.unique())
         assert torch.equal(found.ids[found.place], ids)
         flat, segments = ids.reshape(-1), found.offsets.diff()
@@ -117,9 +116,7 @@ def test_distinct_ids_are_those_of_torch_unique() -> None:
         assert torch.equal(found.order.sort().values, torch.arange(ids.numel(), dtype=torch.int32))
 
 
-def test_an_id_out_of_range_is_refused_and_does_no_harm() -> None:
-    finder = DistinctFinder(10)
+def test_an_id_out_of_range_is_refused() -> None:
     for wrong in (-1, 10):
         with pytest.raises(IndexError, match="rows 0 to 9"):
-            finder.find(torch.tensor([[3, 4], [3, wrong]]))
-    assert finder.find(torch.tensor([[4, 3]])).ids.tolist() == [3, 4]
+            find_distinct(torch.tensor([[3, 4], [3, wrong]]), 10)

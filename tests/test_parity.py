@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from modules.distinct import DistinctFinder
+from modules.distinct import find_distinct
 from modules.embedding import EmbeddingTable
 from modules.models import build_model
 
@@ -156,7 +156,7 @@ def test_logits_and_gradients_are_the_reference_s(file: str) -> None:
     )
     rows = torch.cat(columns, dim=1).requires_grad_()
 
-    batch = DistinctFinder(49).find(arrays["ids"])
+    batch = find_distinct(arrays["ids"], 49)
     logits = model(*table.embed(rows[batch.ids], batch))
     binary_cross_entropy_with_logits(logits, arrays["labels"]).backward()
 

@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from data.loader import Loader, read_labels
 from data.schema import read_schema
 from modules.config import RunConfig, resolve
-from modules.distinct import DistinctFinder
+from modules.distinct import find_distinct
 from modules.embedding import EmbeddingTable
 from modules.models import MODELS, build_model
 from modules.models.lr import LR
@@ -264,7 +264,7 @@ def test_lr_finds_the_optimum_of_scikit_learn() -> None:
     table = EmbeddingTable(12, 0, first_order=True, generator=generator)
     optimizer = DenseAdam(table.weight, lr=0.05, l2=l2, l2_of_table=True)
     model = LR(3)
-    batch = DistinctFinder(12).find(ids)
+    batch = find_distinct(ids, 12)
     for _ in range(1500):
         gathered = optimizer.gather(batch.ids)
         logits = model(*table.embed(gathered, batch)) - model.bias  # without an intercept

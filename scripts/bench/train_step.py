@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modules.cost import count_macs_per_row
-from modules.distinct import DistinctFinder
+from modules.distinct import find_distinct
 from modules.embedding import EmbeddingTable
 from modules.models import MODELS, build_model
 from modules.optim import DeferredAdam
@@ -138,7 +138,6 @@ class Ours(Contender):
         self.parameters = list(self.model.parameters())
         self.training = not job.inference
         if self.training:
-            self.finder = DistinctFinder(job.shape.num_features)
             self.table_optimizer = DeferredAdam(self.table.weight, lr=LR)
             # As later in a training: the first 256 steps take twice the time for resting rows.
             state = self.table_optimizer.state_dict() | {"step": STEPS_BEFORE}
@@ -149,7 +148,7 @@ class Ours(Contender):
         if not self.training:
             embedded: tuple[Tensor, Tensor] = self.table(ids + self.offsets)
             return embedded
-        self.batch = self.finder.find(ids + self.offsets)
+        self.batch = find_distinct(ids + self.offsets, len(self.table.weight))
         self.rows = self.table_optimizer.gather(self.batch.ids)
         return self.table.embed(self.rows, self.batch)
 
