@@ -1,4 +1,4 @@
-"""What two models share. Shapes: B rows, F fields, D embedding dimension."""
+"""Layers that models are built of. Shapes: B rows, F fields, D embedding dimension."""
 
 from __future__ import annotations
 
@@ -60,6 +60,21 @@ class MLP(nn.Sequential):
                 hidden = layer(hidden)
             previous = layer
         return hidden
+
+
+class PerTokenLinear(nn.Module):
+    """A Linear of its own for each of T tokens. Shape: (T, B, input_dim) -> (T, B, output_dim)"""
+
+    def __init__(self, tokens: int, input_dim: int, output_dim: int) -> None:
+        super().__init__()
+        bound = input_dim**-0.5  # as nn.Linear
+        self.weight = nn.Parameter(
+            torch.empty(tokens, input_dim, output_dim).uniform_(-bound, bound)
+        )
+        self.bias = nn.Parameter(torch.empty(tokens, 1, output_dim).uniform_(-bound, bound))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, inputs, self.weight)
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from modules import attention
 from modules.cin import CIN
 from modules.layers import MLP, pairwise_sum
 from modules.models import build_model
-from modules.models.autoint import SelfAttention
 from modules.models.dcn import CrossNetwork
 from modules.models.rankmixer import RankMixerLayer
 from modules.outer import outer_map, pair_map, pair_weights
@@ -270,7 +269,7 @@ def test_self_attention_and_its_gradients(
             torch.testing.assert_close(our, their)
 
 
-def attention_by_loops(layer: SelfAttention, row: list[list[float]], scale: bool) -> Any:
+def attention_by_loops(layer: attention.SelfAttention, row: list[list[float]], scale: bool) -> Any:
     """One row through one layer: query, key, value and residual for every field and head."""
     parts = 3 + layer.projects_residual
     projected = [affine(layer.projection, field) for field in row]

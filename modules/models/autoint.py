@@ -6,43 +6,9 @@ import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional
 
-from modules.attention import self_attention
+from modules.attention import SelfAttention
 from modules.layers import MLP
-
-
-class SelfAttention(nn.Module):
-    """ReLU(multi-head self-attention over the fields + residual).
-
-    The residual is projected where the widths differ. Shape: (B, F, input_dim) -> (B, F, dim)
-    """
-
-    def __init__(
-        self, input_dim: int, dim: int, heads: int, *, scale: bool, dropout: float
-    ) -> None:
-        super().__init__()
-        if dim % heads != 0:
-            raise ValueError(f"attention_dim={dim} is not a multiple of heads={heads}")
-        self.heads = heads
-        self.scale = (dim // heads) ** -0.5 if scale else 1.0
-        self.dropout = dropout
-        self.projects_residual = input_dim != dim
-        # query, key, value and perhaps the residual, in one matrix product
-        self.projection = nn.Linear(input_dim, (3 + self.projects_residual) * dim, bias=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if not (self.training and self.dropout > 0):
-            return self_attention(inputs, self.projection.weight, self.heads, self.scale)
-        parts = self.projection(inputs).chunk(3 + self.projects_residual, dim=2)
-        query, key, value = (
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts[:3]
-        )  # (B, heads, F, dim / heads)
-        attended = functional.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout, scale=self.scale
-        )
-        residual = parts[3] if self.projects_residual else inputs
-        return functional.relu(attended.transpose(1, 2).flatten(start_dim=2) + residual)
 
 
 class AutoInt(nn.Module):

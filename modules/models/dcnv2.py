@@ -74,8 +74,7 @@ class DCNv2(nn.Module):
         if self.structure == "stacked":
             logits: Tensor = self.output(self.mlp(cross)).squeeze(1)
             return logits
-        deep = self.mlp(x0)  # (B, hidden_units[-1])
-        # linear([cross, deep]) without copying the two side by side
+        deep = self.mlp(x0)  # (B, hidden_units[-1]), not copied beside `cross` for their linear
         of_cross, of_deep = self.output.weight.split((cross.shape[1], deep.shape[1]), dim=1)
         of_both = functional.linear(cross, of_cross, self.output.bias)
         return (of_both + functional.linear(deep, of_deep)).squeeze(1)

@@ -4,62 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
+from modules.fusion import BilinearFusion
+from modules.gate import FieldGate
 from modules.layers import MLP
-
-
-class FieldGate(nn.Module):
-    """Feature gating: e * 2 sigmoid(MLP(context)), the context being some fields' vectors.
-
-    fields: indexes of these fields; where there are none, a learnt vector, the same for all rows.
-    Shape: (B, F, D) -> (B, F * D)
-    """
-
-    def __init__(
-        self, num_fields: int, embedding_dim: int, units: Sequence[int], fields: Sequence[int]
-    ) -> None:
-        super().__init__()
-        self.fields = list(fields)
-        self.context = None if fields else nn.Parameter(0.01 * torch.randn(1, embedding_dim))
-        context_dim = embedding_dim * max(1, len(fields))
-        self.mlp = MLP(context_dim, units, output_dim=num_fields * embedding_dim)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        context: Tensor | None = self.context  # (1, D)
-        if context is None:
-            context = vectors[:, self.fields].flatten(start_dim=1)  # (B, fields * D)
-        gate: Tensor = 2 * self.mlp(context).sigmoid()  # (1 or B, F * D)
-        return vectors.flatten(start_dim=1) * gate
-
-
-class BilinearFusion(nn.Module):
-    """w_1 . x + w_2 . y + b + sum_h x_h^T W_h y_h, over heads h that share x and y out.
-
-    Shape: (B, left_dim), (B, right_dim) -> (B,)
-    """
-
-    def __init__(self, left_dim: int, right_dim: int, heads: int) -> None:
-        super().__init__()
-        if left_dim % heads or right_dim % heads:
-            raise ValueError(
-                f"heads={heads} does not divide the last layers of the MLPs, {left_dim} "
-                f"(hidden_units) and {right_dim} (mlp2_units)"
-            )
-        self.of_left = nn.Linear(left_dim, 1)
-        self.of_right = nn.Linear(right_dim, 1)
-        self.weight = nn.Parameter(torch.empty(heads, left_dim // heads, right_dim // heads))
-        nn.init.normal_(self.weight, std=(2 / (self.weight.numel() + 1)) ** 0.5)  # Xavier's
-
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        heads = len(self.weight)
-        by_head = torch.unflatten(left, 1, (heads, -1)).transpose(
-            0, 1
-        )  # (heads, B, left_dim / heads)
-        mapped = (by_head @ self.weight).transpose(0, 1).flatten(start_dim=1)  # (B, right_dim)
-        logits: Tensor = (self.of_left(left) + self.of_right(right)).squeeze(1)
-        return logits + (mapped * right).sum(dim=1)
 
 
 class FinalMLP(nn.Module):

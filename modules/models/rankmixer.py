@@ -8,24 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.layers import MLP
+from modules.layers import MLP, PerTokenLinear
 
 CPU_BLOCK = 256  # rows whose tokens stay in the processor's cache from step to step
-
-
-class PerTokenLinear(nn.Module):
-    """A Linear of its own for each of T tokens. Shape: (T, B, input_dim) -> (T, B, output_dim)"""
-
-    def __init__(self, tokens: int, input_dim: int, output_dim: int) -> None:
-        super().__init__()
-        bound = input_dim**-0.5  # as nn.Linear
-        self.weight = nn.Parameter(
-            torch.empty(tokens, input_dim, output_dim).uniform_(-bound, bound)
-        )
-        self.bias = nn.Parameter(torch.empty(tokens, 1, output_dim).uniform_(-bound, bound))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, inputs, self.weight)
 
 
 class RankMixerLayer(nn.Module):
