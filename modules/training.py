@@ -34,6 +34,7 @@ from modules.cost import count_macs_per_row, count_parameters, measure_latency_m
 from modules.distinct import find_distinct, to_device
 from modules.embedding import EmbeddingTable, Network
 from modules.joint import JointModel, MultiEmbeddingModel, join_tables
+from modules.memory import keep_freed_memory
 from modules.models import build_model
 from modules.optim import DeferredAdam, DenseAdam
 from modules.precision import matrix_precision
@@ -154,6 +155,7 @@ def fit_member(
 
     Only rows of the train and val splits are read.
     """
+    keep_freed_memory()
     streams = Streams.of(config.seed)
     on_host = config.training.table_device == "cpu"
     network = build_network(config, schema, streams).place(

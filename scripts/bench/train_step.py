@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from modules.cost import count_macs_per_row
 from modules.distinct import find_distinct
 from modules.embedding import EmbeddingTable
+from modules.memory import keep_freed_memory
 from modules.models import MODELS, build_model
 from modules.optim import DeferredAdam
 from modules.precision import Precision, matrix_precision
@@ -125,6 +126,7 @@ class Ours(Contender):
     """As `modules.training` steps."""
 
     def __init__(self, job: Job) -> None:
+        keep_freed_memory()
         self.offsets = _offsets(job.shape)
         self.model = _build(job)
         self.compiled = torch.compile(self.model) if job.compile else self.model
