@@ -50,11 +50,22 @@ from modules.scoring.metrics import auc, logloss
 from modules.training import fit_member, resolve_device
 
 OBJECTIVES = ("merged", "member")
-STARTUP_TRIALS = 6  # the first three and some drawn at random; then the sampler learns from them
+STARTUP_TRIALS = 6  # the first ones and some drawn at random; then the sampler learns from them
 HOPELESS = 0.01  # log loss by which the first member may lie above the best trial's objective
 INITS = (1e-3, 5e-2)  # standard deviations of the embeddings' initialisation
 MAX_EPOCHS = 3
-SEARCHED = ("lr", "batch_size", "vary", "embedding_init", "dropout", "bootstrap", "epochs")
+FALLING = ("linear", "cosine")  # schedules under which the learning rate ends at zero
+HIGHEST_LR = {True: 2e-2, False: 1e-2}  # of a falling rate, whose mean is half of it, and of others
+SEARCHED = (
+    "lr",
+    "schedule",
+    "batch_size",
+    "vary",
+    "embedding_init",
+    "dropout",
+    "bootstrap",
+    "epochs",
+)
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -98,9 +109,9 @@ def suggest(trial: optuna.Trial, task: Task) -> dict[str, Any]:
     """The settings of a trial. What creates diversity is searched, the architecture is not."""
     training = task.config.training
     batch_sizes = sorted({256, 512, 1024, 2048, training.batch_size})
-    lowest, highest = min(3e-4, training.lr), max(1e-2, training.lr)
+    schedules = sorted({"constant", "linear", training.schedule})
     space: dict[str, Callable[[], Any]] = {
-        "lr": lambda: trial.suggest_float("lr", lowest, highest, log=True),
+        "schedule": lambda: trial.suggest_categorical("schedule", schedules),
         "batch_size": lambda: trial.suggest_categorical("batch_size", batch_sizes),
         "vary": lambda: trial.suggest_categorical("vary", ["init", "init+order"]),
         "embedding_init": lambda: trial.suggest_float("embedding_init", *INITS, log=True),
@@ -108,7 +119,12 @@ def suggest(trial: optuna.Trial, task: Task) -> dict[str, Any]:
         "bootstrap": lambda: trial.suggest_float("bootstrap", 0.0, 1.0, step=0.25),
         "epochs": lambda: trial.suggest_int("epochs", 1, MAX_EPOCHS),
     }
-    return rounded({key: space[key]() for key in task.searched})
+    settings = {key: space[key]() for key in task.searched if key != "lr"}
+    if "lr" in task.searched:  # last, as the schedule says how high it may be
+        highest = HIGHEST_LR[settings.get("schedule", training.schedule) in FALLING]
+        bounds = min(3e-4, training.lr), max(highest, training.lr)
+        settings["lr"] = trial.suggest_float("lr", *bounds, log=True)
+    return rounded(settings)
 
 
 def rounded(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +136,7 @@ def rounded(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_trials(task: Task) -> list[dict[str, Any]]:
-    """Tried first: the settings as configured, every seed's own order, and noisier optimisation.
+    """Tried first: as configured, every seed's own order, noisier steps, and those falling to zero.
 
     Noise of the optimisation costs a single model little and makes members differ.
     """
@@ -132,10 +148,15 @@ def first_trials(task: Task) -> list[dict[str, Any]]:
         "dropout": task.config.model_settings.get("dropout", 0.0),
     }
     own_order = {**as_configured, "vary": "init+order"}
-    noisier = {"lr": min(5 * training.lr, 1e-2), "batch_size": 512, "epochs": 1}
+    noisier = {
+        **own_order,
+        "lr": min(5 * training.lr, HIGHEST_LR[False]),
+        "batch_size": 512,
+        "epochs": 1,
+    }
     return [
         {key: settings[key] for key in task.searched}
-        for settings in (as_configured, own_order, {**own_order, **noisier})
+        for settings in (as_configured, own_order, noisier, {**noisier, "schedule": "linear"})
     ]
 
 

@@ -94,6 +94,32 @@ def test_a_search_goes_on_where_it_was(
     assert capsys.readouterr().out.startswith("trial 0 ")
 
 
+def test_schedules_are_searched_and_a_falling_rate_may_start_higher(
+    search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import optuna
+
+    flags = command("--members", "1", "--trials", "2", "--search", "lr,schedule")
+    assert search.main(flags) == 0
+    trials = [line for line in capsys.readouterr().out.splitlines() if " complete: " in line]
+    assert ["schedule=constant" in trials[0], "schedule=linear" in trials[1]] == [True, True]
+    best = min(trials, key=lambda line: line.split("merged ")[1].split()[0])
+    run = resolve("avazu", "deepfm", profiles=["toy"])
+    assert f"schedule={run.training.schedule}" in best
+
+    highest = {}
+    for schedule in ("constant", "linear"):
+        study = optuna.create_study()
+        study.enqueue_trial({"schedule": schedule})
+        trial = study.ask()
+        found = search.suggest(trial, search._task(search._parse(command())))
+        assert found["schedule"] == schedule
+        lr = trial.distributions["lr"]
+        assert isinstance(lr, optuna.distributions.FloatDistribution)
+        highest[schedule] = lr.high
+    assert highest["linear"] == 2 * highest["constant"]
+
+
 def test_the_settings_of_a_trial_are_the_models(search: ModuleType, tmp_path: Path) -> None:
     lr = [
         "--dataset",
