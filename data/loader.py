@@ -6,7 +6,6 @@ Shape legend: B rows of a batch, F fields.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.ahead import one_ahead
 from data.schema import PREPARE_AGAIN, DataError, Rows, Schema, read_schema
 from data.shards import find_shards, shard_format, truth_name
 
@@ -142,14 +142,7 @@ class Loader:
 
     def _read(self, paths: list[Path]) -> Iterator[Rows]:
         """The shards of `paths`, one read ahead."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-reader") as reader:
-            ahead = reader.submit(_read_checked, paths[0], self.schema)
-            for path in paths[1:]:
-                shard = ahead.result()
-                ahead = reader.submit(_read_checked, path, self.schema)
-                yield shard
-                del shard  # or it would live on while the last one is used
-            yield ahead.result()
+        return one_ahead(_read_checked(path, self.schema) for path in paths)
 
     def _row_order(self, shard: int, num_rows: int) -> np.ndarray | None:
         """Which row of a shard comes when in this pass, (rows,); None for file order."""

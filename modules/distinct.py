@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 
 class DistinctIds(NamedTuple):
@@ -40,23 +40,30 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def find_distinct(ids: Tensor, num_features: int) -> DistinctIds:
     """The distinct ids of a batch (B, F) int64, on the CPU.
 
-    Ids are sorted with their positions in the lower bits; NumPy sorts by vector instructions, torch
-    does not. In rising order a table's rows are also visited in half the time.
+    Ids are sorted with their positions in the lower bits. By NumPy: it sorts with vector
+    instructions, and does not wake torch's threads, which train meanwhile. In rising order a
+    table's rows are also visited in half the time.
     Raises `IndexError` for an id that is not in 0..num_features-1.
     """
-    positions = torch.arange(ids.numel())
-    bits = ids.numel().bit_length()
-    keys = (ids.reshape(-1) << bits).add_(positions)
-    keys.numpy().sort()
-    order = keys & ((1 << bits) - 1)
-    distinct, numbers, counts = torch.unique_consecutive(
-        keys >> bits, return_inverse=True, return_counts=True
-    )
+    size, bits = ids.numel(), ids.numel().bit_length()
+    keys = (ids.numpy().reshape(-1) << bits) + np.arange(size)
+    keys.sort()
+    order = (keys & ((1 << bits) - 1)).astype(np.int32)
+    keys >>= bits  # the ids, rising
+    is_first = np.append(True, keys[1:] != keys[:-1])
+    starts = is_first.nonzero()[0]
+    distinct = keys[starts]
     if distinct[0] < 0 or distinct[-1] >= num_features:
         raise IndexError(
             f"a batch holds ids from {distinct[0]} to {distinct[-1]}, but the feature table "
             f"has rows 0 to {num_features - 1}"
         )
-    place = torch.empty_like(numbers).scatter_(0, order, numbers).view(ids.shape)
-    offsets = pad(counts.cumsum(0), (1, 0))
-    return DistinctIds(distinct, place.int(), order.int(), offsets.int())
+    place = np.empty(size, np.int32)
+    place[order] = is_first.cumsum(dtype=np.int32) - 1
+    offsets = np.append(starts, size).astype(np.int32)
+    return DistinctIds(
+        torch.from_numpy(distinct),
+        torch.from_numpy(place).view(ids.shape),
+        torch.from_numpy(order),
+        torch.from_numpy(offsets),
+    )

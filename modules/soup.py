@@ -13,10 +13,9 @@ import safetensors.torch
 import yaml
 from torch import Tensor
 
-from data.loader import Batch
 from modules.config import RunConfig, setting_differences, with_defaults
 from modules.runs import Member, RunError, read_member, run_folder
-from modules.training import WEIGHTS, Epoch, Trainer
+from modules.training import WEIGHTS, Epoch, Trainer, TrainingBatch
 
 SAME = ("training", "model_settings")  # settings that the members of a soup have in common
 
@@ -114,7 +113,7 @@ class LateSoupTrainer(Trainer):
         self.network.load_state_dict(self.mean.mean)
         return loss
 
-    def train_step(self, batch: Batch) -> Tensor:
+    def train_step(self, batch: TrainingBatch) -> Tensor:
         loss = super().train_step(batch)
         self.step_of_epoch += 1
         if self.step_of_epoch in self.at_steps:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -25,13 +25,14 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
+from data.ahead import one_ahead
 from data.atomic import atomic_folder
 from data.loader import Batch, Loader, read_labels, read_truth
 from data.schema import SPLITS, Schema, read_schema
 from modules.arms import achieved_scale, build_parts, resolved_settings
 from modules.config import Arm, Part, RunConfig, TrainingConfig
 from modules.cost import count_macs_per_row, count_parameters, measure_latency_ms
-from modules.distinct import find_distinct, to_device
+from modules.distinct import DistinctIds, find_distinct, to_device
 from modules.embedding import EmbeddingTable, Network
 from modules.joint import JointModel, MultiEmbeddingModel, join_tables
 from modules.memory import keep_freed_memory
@@ -206,6 +207,13 @@ def build_table_optimizer(table: Tensor, settings: TrainingConfig) -> DenseAdam 
     return DeferredAdam(table, lr=lr, l2=l2)
 
 
+class TrainingBatch(NamedTuple):
+    """Where the distinct ids of a batch are, and its labels (B,) float32."""
+
+    distinct: DistinctIds
+    labels: Tensor
+
+
 class Trainer:
     """Trains a network on a data set, keeping the epoch with the best val AUC in `folder`.
 
@@ -299,7 +307,7 @@ class Trainer:
             leave=False,
             disable=None,  # where the output is no terminal
         ) as bar:
-            for batch in loader:
+            for batch in one_ahead(map(self.prepare, loader)):
                 losses.append(self.train_step(batch) * len(batch.labels))
                 rows += len(batch.labels)
                 bar.update(len(batch.labels))
@@ -311,12 +319,17 @@ class Trainer:
             total += self._finite_sum(losses, number)
         return total / rows
 
-    def train_step(self, batch: Batch) -> Tensor:
+    def prepare(self, batch: Batch) -> TrainingBatch:
+        """`batch`, from the CPU, as `train_step` takes it."""
+        distinct = find_distinct(batch.ids, len(self.network.table.weight))
+        return TrainingBatch(distinct, batch.labels)
+
+    def train_step(self, batch: TrainingBatch) -> Tensor:
         """One step of both optimisers; the batch's mean loss before it, a scalar on the device."""
         lr = self.learning_rate.at(self.steps)
         self.table_optimizer.lr = lr
         table = self.network.table
-        distinct = find_distinct(batch.ids, len(table.weight)).to(table.weight.device, self.device)
+        distinct = batch.distinct.to(table.weight.device, self.device)
         rows = self.table_optimizer.gather(distinct.ids)  # (U, W)
         vectors, weights = table.embed(rows.to(self.device), distinct)
         with matrix_precision(self.settings.precision, self.device):
@@ -338,7 +351,8 @@ class Trainer:
         self.network.eval()
         with torch.inference_mode():
             place = self.network.table.weight.device
-            logits = [self.network(batch.ids.to(place)) for batch in self.loaders[split]]
+            batches = one_ahead(self.loaders[split])
+            logits = [self.network(batch.ids.to(place)) for batch in batches]
         return torch.cat(logits).float().cpu().numpy()
 
     def _loader(self, split: str) -> Loader:

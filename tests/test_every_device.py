@@ -97,7 +97,9 @@ def test_a_step_waits_for_no_device(encoded: Path, tmp_path: Path, device: torch
     config, streams = resolve("toy", "deepfm", overrides=QUICK), Streams.of(1)
     network = build_network(config, schema, streams).place(device, table_device=device)
     trainer = Trainer(config, schema, encoded, network, streams, tmp_path)
-    first, second, *_ = Loader(encoded, "train", batch_size=256, schema=schema)
+    first, second, *_ = map(
+        trainer.prepare, Loader(encoded, "train", batch_size=256, schema=schema)
+    )
     trainer.train_step(first)
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")

@@ -67,7 +67,7 @@ def joined(batches: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if "shard-reader" in thread.name]
+    return [thread for thread in threading.enumerate() if "ahead" in thread.name]
 
 
 # ---------------------------------------------------------------- rows and order
@@ -188,7 +188,7 @@ def test_never_more_than_two_shards_are_in_memory(
         return rows
 
     monkeypatch.setattr(parquet, "read_shard", counting)
-    monkeypatch.setattr("data.loader.ThreadPoolExecutor", executor)
+    monkeypatch.setattr("data.ahead.ThreadPoolExecutor", executor)
     loader = Loader(folder, "val", batch_size=batch_size, generator=generator)
     while_used = [alive() for _ in loader]
     assert len(shards) == 15

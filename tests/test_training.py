@@ -176,7 +176,9 @@ def test_a_step_is_that_of_nn_embedding_under_torch_adam(
             used = batch.ids.unique()
             table.weight.grad[used] += l2 * table.weight.detach()[used]
         adam.step()
-        torch.testing.assert_close(trainer.train_step(batch), loss.detach(), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            trainer.train_step(trainer.prepare(batch)), loss.detach(), atol=1e-4, rtol=1e-3
+        )
     trainer.table_optimizer.synchronize()
     torch.testing.assert_close(network.table.weight, table.weight, atol=1e-3, rtol=1e-2)
 
@@ -245,7 +247,7 @@ def test_every_parameter_moves_at_the_scheduled_learning_rate(
     network = build_network(run, schema, streams)
     before = [tensor.clone() for tensor in (network.table.weight, *network.model.parameters())]
     trainer = Trainer(run, schema, encoded, network, streams, tmp_path)
-    trainer.train_step(next(iter(Loader(encoded, "train", batch_size=200, schema=schema))))
+    trainer.train_step(trainer.prepare(next(iter(trainer.loaders["train"]))))
     trainer.table_optimizer.synchronize()
     for old, new in zip(before, (network.table.weight, *network.model.parameters()), strict=True):
         assert (new - old).abs().max().item() == pytest.approx(1e-5, rel=0.02)

@@ -23,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from data.ahead import one_ahead
 from data.loader import Batch, Loader
 from data.schema import read_schema
 from modules.config import resolve
@@ -48,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         loader = Loader(args.data, "train", batch_size=batch_size, schema=schema)
         batches = list(itertools.islice(loader, IN_MEMORY))
         for batch in batches:  # the first steps take twice the time for resting rows
-            trainer.train_step(batch)
+            trainer.train_step(trainer.prepare(batch))
         training, evaluation = [], []
         for run in range(args.runs):
             training.append(
                 (
                     _rate(partial(trainer.train_epoch, run), schema.rows["train"]),
-                    _rate(lambda: [trainer.train_step(batch) for batch in batches], _rows(batches)),
+                    _rate(partial(_train, trainer, batches), _rows(batches)),
                 )
             )
             evaluation.append(
@@ -73,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "unit": "rows/s",
         }
         print(json.dumps(row), flush=True)
+
+
+def _train(trainer: Trainer, batches: Sequence[Batch]) -> None:
+    for batch in one_ahead(map(trainer.prepare, batches)):
+        trainer.train_step(batch)
 
 
 def _forward(trainer: Trainer, batches: Sequence[Batch]) -> None:

@@ -10,6 +10,7 @@ forward and backward. Each contender runs in a process of its own. `--model all`
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import resource
@@ -30,8 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from data.ahead import one_ahead
 from modules.cost import count_macs_per_row
-from modules.distinct import find_distinct
+from modules.distinct import DistinctIds, find_distinct
 from modules.embedding import EmbeddingTable
 from modules.memory import keep_freed_memory
 from modules.models import MODELS, build_model
@@ -106,7 +108,11 @@ class Measurement:
 class Contender:
     """A network and its optimisers; a step is these parts, one after the other."""
 
-    def gather(self, ids: Tensor) -> tuple[Tensor, ...]:
+    def prepare(self, ids: Tensor) -> Any:
+        """What `gather` takes of a batch's ids, made by a thread during the step before."""
+        return ids
+
+    def gather(self, prepared: Any) -> tuple[Tensor, ...]:
         """What `forward` needs of the feature table."""
         raise NotImplementedError
 
@@ -146,11 +152,15 @@ class Ours(Contender):
             self.table_optimizer.load_state_dict(state)
             self.optimizer = torch.optim.Adam(self.parameters, lr=LR, fused=True)
 
-    def gather(self, ids: Tensor) -> tuple[Tensor, ...]:
+    def prepare(self, ids: Tensor) -> Tensor | DistinctIds:
+        ids = torch.from_numpy(ids.numpy() + self.offsets.numpy())
+        return find_distinct(ids, len(self.table.weight)) if self.training else ids
+
+    def gather(self, prepared: Any) -> tuple[Tensor, ...]:
         if not self.training:
-            embedded: tuple[Tensor, Tensor] = self.table(ids + self.offsets)
+            embedded: tuple[Tensor, Tensor] = self.table(prepared)
             return embedded
-        self.batch = find_distinct(ids + self.offsets, len(self.table.weight))
+        self.batch = prepared
         self.rows = self.table_optimizer.gather(self.batch.ids)
         return self.table.embed(self.rows, self.batch)
 
@@ -184,12 +194,16 @@ class Torch(Contender):
         if not job.inference:
             self.optimizer = torch.optim.Adam(parameters, lr=LR, fused=fused or None)
 
-    def gather(self, ids: Tensor) -> tuple[Tensor, ...]:
-        ids = ids + self.offsets
+    def prepare(self, ids: Tensor) -> Tensor:
+        return torch.from_numpy(ids.numpy() + self.offsets.numpy())
+
+    def gather(self, prepared: Tensor) -> tuple[Tensor, ...]:
         zeros = torch.zeros(())
         return (
-            self.vectors(ids) if self.model.uses_vectors else zeros.expand(*ids.shape, 0),
-            self.weights(ids).squeeze(2) if self.model.uses_weights else zeros.expand(ids.shape),
+            self.vectors(prepared) if self.model.uses_vectors else zeros.expand(*prepared.shape, 0),
+            self.weights(prepared).squeeze(2)
+            if self.model.uses_weights
+            else zeros.expand(prepared.shape),
         )
 
     def forward(self, *gathered: Tensor) -> Tensor:
@@ -236,8 +250,8 @@ class DeepCTR(Contender):
             self.network = getattr(models, name)(columns, columns, **linear, **settings)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=LR)
 
-    def gather(self, ids: Tensor) -> tuple[Tensor, ...]:
-        return (ids.float(),)
+    def gather(self, prepared: Tensor) -> tuple[Tensor, ...]:
+        return (prepared.float(),)
 
     def forward(self, *gathered: Tensor) -> Tensor:
         probabilities: Tensor = self.network(*gathered).squeeze(1)
@@ -275,19 +289,22 @@ def measure(job: Job) -> Measurement:
     """Everything about one contender."""
     torch.set_num_threads(job.threads)
     contender = CONTENDERS[job.contender](job)
-    batches = job.shape.batches(job.batch_size)
-    run = _infer(contender) if job.inference else _step(contender)
-    laps = [run(*batches[step % BATCHES]) for step in range(WARM_UP + job.steps)][WARM_UP:]
+    batches = itertools.cycle(job.shape.batches(job.batch_size))
+    steps = itertools.islice(batches, WARM_UP + job.steps)
+    ahead = one_ahead((contender.prepare(ids), labels) for ids, labels in steps)
+    run = _infer if job.inference else _step
+    laps = list(run(contender, ahead))[WARM_UP:]
     parts = {part: statistics.median(lap[part] for lap in laps) for part in laps[0]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     result = Measurement(statistics.median(sum(lap.values()) for lap in laps), parts, peak)
     return _with_dense(result, job) if job.contender == "ours" else result
 
 
-def _step(contender: Contender) -> Callable[[Tensor, Tensor], dict[str, float]]:
-    def run(ids: Tensor, labels: Tensor) -> dict[str, float]:
-        clock = [time.perf_counter()]
-        gathered = contender.gather(ids)
+def _step(contender: Contender, batches: Iterator[Any]) -> Iterator[dict[str, float]]:
+    """Seconds of every part of the steps over prepared ids and labels; waiting for them counts."""
+    clock = [time.perf_counter()]
+    for prepared, labels in batches:
+        gathered = contender.gather(prepared)
         clock.append(time.perf_counter())
         loss = binary_cross_entropy_with_logits(contender.forward(*gathered), labels)
         clock.append(time.perf_counter())
@@ -295,24 +312,22 @@ def _step(contender: Contender) -> Callable[[Tensor, Tensor], dict[str, float]]:
         clock.append(time.perf_counter())
         contender.optimise()
         clock.append(time.perf_counter())
-        return dict(zip(PARTS, np.diff(clock).tolist(), strict=True))
-
-    return run
-
-
-def _infer(contender: Contender) -> Callable[[Tensor, Tensor], dict[str, float]]:
-    contender.evaluate()
-
-    def run(ids: Tensor, labels: Tensor) -> dict[str, float]:
+        yield dict(zip(PARTS, np.diff(clock).tolist(), strict=True))
         clock = [time.perf_counter()]
+
+
+def _infer(contender: Contender, batches: Iterator[Any]) -> Iterator[dict[str, float]]:
+    """The same of forward passes without gradients."""
+    contender.evaluate()
+    clock = [time.perf_counter()]
+    for prepared, _ in batches:
         with torch.inference_mode():
-            gathered = contender.gather(ids)
+            gathered = contender.gather(prepared)
             clock.append(time.perf_counter())
             contender.forward(*gathered)
         clock.append(time.perf_counter())
-        return dict(zip(PARTS[:2], np.diff(clock).tolist(), strict=True))
-
-    return run
+        yield dict(zip(PARTS[:2], np.diff(clock).tolist(), strict=True))
+        clock = [time.perf_counter()]
 
 
 def _with_dense(result: Measurement, job: Job) -> Measurement:
