@@ -135,6 +135,18 @@ class RunConfig:
         """The one module of the base arm."""
         return Part(self.model, self.training.embedding_dim, self.model_settings)
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
+        """The inverse of `to_dict`; also of a run's config.yaml, which says what was built too."""
+        given = {key: value for key, value in content.items() if key != "built"}
+        given["training"] = TrainingConfig(**given["training"])
+        given["model_settings"] = _hashable(given["model_settings"])
+        given["mix"] = tuple(
+            Part(**part | {"settings": _hashable(part["settings"])})
+            for part in given.get("mix", ())
+        )
+        return cls(**given)
+
     def with_seed(self, seed: int) -> RunConfig:
         """The same run from another seed."""
         return replace(self, seed=seed)
@@ -354,3 +366,8 @@ def _describe(annotation: Any) -> str:
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as YAML's own types."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+
+
+def _hashable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as `resolve` gives them, out of YAML's own types."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

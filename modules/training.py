@@ -158,13 +158,20 @@ def fit_member(
     """
     keep_freed_memory()
     streams = Streams.of(config.seed)
-    on_host = config.training.table_device == "cpu"
-    network = build_network(config, schema, streams).place(
-        device, table_device=torch.device("cpu") if on_host else device
-    )
+    network = build_placed_network(config, schema, streams, device)
     trainer = (make_trainer or Trainer)(config, schema, data, network, streams, folder)
     with _seeded(streams.dropout, device):
         return trainer, trainer.fit()
+
+
+def build_placed_network(
+    config: RunConfig, schema: Schema, streams: Streams, device: torch.device
+) -> Network:
+    """`build_network`, the models on `device` and the table where the settings want it."""
+    on_host = config.training.table_device == "cpu"
+    return build_network(config, schema, streams).place(
+        device, table_device=torch.device("cpu") if on_host else device
+    )
 
 
 def build_network(config: RunConfig, schema: Schema, streams: Streams) -> Network:

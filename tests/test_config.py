@@ -54,6 +54,12 @@ def test_values_take_the_settings_type() -> None:
     assert written["model_settings"]["hidden_units"] == [256, 128]
 
 
+@pytest.mark.parametrize("model", ["deepfm", "finalmlp", "lr", "rankmixer:24+wukong:16"])
+def test_settings_are_read_back_as_they_were_written(model: str) -> None:
+    run = resolve("mine", model, overrides=["lr=3e-4", "vary=init+order"])
+    assert RunConfig.from_dict(yaml.safe_load(run.to_yaml())) == run
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -1,0 +1,94 @@
+"""Measure the latency of trained members again, in turns, and write it into their reports.
+
+    python scripts/latency.py --dataset criteo
+
+What a member reports was measured after its training, perhaps beside another one, or hours before
+the member it is compared with. This builds every architecture and arm once a round, one after the
+other and without training anything. Run it with nothing else on the machine, then merge.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.schema import Schema, read_schema
+from modules.config import RunConfig
+from modules.cost import measure_latency_ms
+from modules.group import USER_ERRORS
+from modules.runs import Member, RunError, find_members
+from modules.training import Streams, build_placed_network, resolve_device
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--data", type=Path, help="default: data/encoded/DATASET")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--rounds", type=int, default=3, help="their median counts")
+    args = parser.parse_args(argv)
+    try:
+        schema = read_schema(args.data or Path("data/encoded") / args.dataset)
+        alike = _alike(find_members(args.runs, args.dataset), schema)
+        rounds = [_measure(alike, schema, resolve_device(args.device)) for _ in range(args.rounds)]
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for config, *measured in zip(alike, *rounds, strict=True):
+        members = alike[config]
+        before = [member.report.get("latency_ms", float("nan")) for member in members]
+        for member in members:
+            _rewrite_report(member, member.report | {"latency_ms": median(measured)})
+        print(
+            f"{members[0].model}/{members[0].arm}: {median(measured):.2f} ms "
+            f"({min(measured):.2f} to {max(measured):.2f}; {len(members)} members reported "
+            f"{min(before):.2f} to {max(before):.2f})"
+        )
+    return 0
+
+
+def _alike(members: Sequence[Member], schema: Schema) -> dict[str, list[Member]]:
+    """Members by what was built for them: their settings, but for the seed, as JSON."""
+    alike = defaultdict(list)
+    for member in members:
+        if member.report["data"]["fingerprint"] != schema.fingerprint:
+            raise RunError(
+                f"{member.folder} was trained on other data; give its data set by --data"
+            )
+        settings = yaml.safe_load((member.folder / "config.yaml").read_text())
+        alike[json.dumps(settings | {"seed": 0})].append(member)
+    return dict(alike)
+
+
+def _measure(alike: dict[str, list[Member]], schema: Schema, device: torch.device) -> list[float]:
+    """Milliseconds of each."""
+    times = []
+    for settings in alike:
+        config = RunConfig.from_dict(json.loads(settings))
+        network = build_placed_network(config, schema, Streams.of(config.seed), device)
+        times.append(measure_latency_ms(network, schema))
+    return times
+
+
+def _rewrite_report(member: Member, report: dict[str, Any]) -> None:
+    """Replace the report in one step, so that a stopped process leaves the old or the new one."""
+    path = member.folder / "report.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=2) + "\n")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
