@@ -1,8 +1,7 @@
 """Self-attention over the few fields of many rows.
 
 torch's own kernels are made for long sequences. Here a sequence is a row's fields: everything
-between input and output is small for a block of rows, stays in the processor's cache, and is
-computed again for the gradient.
+between input and output is small for a block of rows, and is computed again for the gradient.
 
 Shapes: B rows, F fields, C and A width of input and output, A / H width of one of H heads.
 """
@@ -18,7 +17,8 @@ from torch.nn import functional
 
 from modules.precision import apply_in_float32
 
-CPU_BLOCK, GPU_BLOCK = 2**19, 2**25  # scores at a time
+# Scores at a time: few enough for the memory, enough to be worth starting threads for.
+CPU_BLOCK, GPU_BLOCK = 2**21, 2**25
 
 
 class SelfAttention(nn.Module):

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from modules.outer import outer_map, pair_map, pair_weights
 
-CPU_BLOCK, GPU_BLOCK = 2**21, 2**27  # products formed at a time
+# Products formed at a time: few enough for the memory, enough to be worth starting threads for.
+CPU_BLOCK, GPU_BLOCK = 2**23, 2**27
 
 
 class CIN(nn.Module):
@@ -52,7 +53,6 @@ class CIN(nn.Module):
             tail = pair_weights(_joined(front.pop(), last))
             maps = [torch.cat([pair_weights(front[0]), tail])] if front else [tail]
             maps += [weight.flatten(start_dim=1) for weight in front[1:]]
-        # A few rows at a time, so that their products stay in the processor's cache.
         products = CPU_BLOCK if vectors.device.type == "cpu" else GPU_BLOCK
         widest = max(weight.shape[1] for weight in maps) * vectors.shape[2]
         given = [self._given(rows, *maps) for rows in vectors.split(max(1, products // widest))]
