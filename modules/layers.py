@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,24 +41,6 @@ class MLP(nn.Sequential):
             width = output_dim
         super().__init__(*layers)
         self.output_dim = width
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """In inference mode on a CPU each Linear and its ReLU are one oneDNN call."""
-        fused = torch.is_inference_mode_enabled() and inputs.device.type == "cpu"
-        if not fused or inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-            outputs: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
-            return outputs
-        hidden, previous = inputs, None
-        for layer, following in pairwise([*self, None]):
-            if isinstance(layer, nn.Linear):
-                activation = "relu" if isinstance(following, nn.ReLU) else "none"
-                hidden = torch.ops.mkldnn._linear_pointwise(
-                    hidden, layer.weight, layer.bias, activation, [], ""
-                )
-            elif not (isinstance(layer, nn.ReLU) and isinstance(previous, nn.Linear)):
-                hidden = layer(hidden)
-            previous = layer
-        return hidden
 
 
 class PerTokenLinear(nn.Module):

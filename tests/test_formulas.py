@@ -379,7 +379,7 @@ def mixed_by_loops(layer: RankMixerLayer, tokens: list[list[float]]) -> list[lis
         state = layer_norm(layer.mix_norm, mixed)
         wide, narrow = layer.expand, layer.contract
         hidden = [
-            dot(wide.weight[h, :, j].tolist(), state) + float(wide.bias[h, 0, j])
+            dot(wide.weight[h, :, j].tolist(), state) + wide.bias[h, 0, j].item()
             for j in range(wide.weight.shape[2])
         ]
         hidden = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in hidden]
