@@ -39,36 +39,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--rounds", type=int, default=3, help="their median counts")
     args = parser.parse_args(argv)
+    if args.rounds < 1:
+        parser.error(f"--rounds {args.rounds}: at least 1")
     try:
         schema = read_schema(args.data or Path("data/encoded") / args.dataset)
-        alike = _alike(find_members(args.runs, args.dataset), schema)
+        members = find_members(args.runs, args.dataset)
+        alike = _alike(members, schema)
         rounds = [_measure(alike, schema, resolve_device(args.device)) for _ in range(args.rounds)]
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for config, *measured in zip(alike, *rounds, strict=True):
-        members = alike[config]
-        before = [member.report.get("latency_ms", float("nan")) for member in members]
-        for member in members:
+    for found, *measured in zip(alike.values(), *rounds, strict=True):
+        before = [member.report.get("latency_ms", float("nan")) for member in found]
+        for member in found:
             _rewrite_report(member, member.report | {"latency_ms": median(measured)})
         print(
-            f"{members[0].model}/{members[0].arm}: {median(measured):.2f} ms "
-            f"({min(measured):.2f} to {max(measured):.2f}; {len(members)} members reported "
+            f"{found[0].model}/{found[0].arm}: {median(measured):.2f} ms "
+            f"({min(measured):.2f} to {max(measured):.2f}; {len(found)} members reported "
             f"{min(before):.2f} to {max(before):.2f})"
         )
+    left = len(members) - sum(map(len, alike.values()))
+    if left:
+        print(f"{left} members of other data are left as they are; name it by --data")
     return 0
 
 
 def _alike(members: Sequence[Member], schema: Schema) -> dict[str, list[Member]]:
-    """Members by what was built for them: their settings, but for the seed, as JSON."""
+    """The members of this data by what was built for them: their settings, but for the seed."""
     alike = defaultdict(list)
     for member in members:
-        if member.report["data"]["fingerprint"] != schema.fingerprint:
-            raise RunError(
-                f"{member.folder} was trained on other data; give its data set by --data"
-            )
-        settings = yaml.safe_load((member.folder / "config.yaml").read_text())
-        alike[json.dumps(settings | {"seed": 0})].append(member)
+        if member.report["data"]["fingerprint"] == schema.fingerprint:
+            settings = yaml.safe_load((member.folder / "config.yaml").read_text())
+            alike[json.dumps(settings | {"seed": 0})].append(member)
+    if not alike:
+        raise RunError(
+            f"all {len(members)} members under {members[0].folder.parents[2]} were trained on "
+            f"other data than this; name theirs by --data"
+        )
     return dict(alike)
 
 
