@@ -384,7 +384,7 @@ def mixed_by_loops(layer: RankMixerLayer, tokens: list[list[float]]) -> list[lis
         ]
         hidden = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in hidden]
         added = [
-            dot(narrow.weight[h, :, j].tolist(), hidden) + float(narrow.bias[h, 0, j]) + state[j]
+            dot(narrow.weight[h, :, j].tolist(), hidden) + narrow.bias[h, 0, j].item() + state[j]
             for j in range(width)
         ]
         outputs.append(layer_norm(layer.norm, added))
