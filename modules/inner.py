@@ -43,7 +43,7 @@ class _WithInnerProducts(torch.autograd.Function):
         out[:, : flat.shape[1]] = flat
         for part, rows in zip(vectors.split(BLOCK), out.split(BLOCK), strict=True):
             products = (part @ part.mT).flatten(start_dim=1)  # (rows, F * F)
-            rows[:, flat.shape[1] :] = products.index_select(1, pairs)
+            rows[:, flat.shape[1] :] = products.gather(1, pairs.expand(len(part), -1))
         return out
 
     @staticmethod
@@ -55,7 +55,8 @@ class _WithInnerProducts(torch.autograd.Function):
             vectors.split(BLOCK), out.split(BLOCK), grads[0].split(BLOCK), strict=True
         ):
             of_vectors, of_products = grad.tensor_split([num_fields * dim], dim=1)
-            of_matrix = of_products.index_select(1, places).unflatten(1, (num_fields, num_fields))
+            of_pairs = of_products.gather(1, places.expand(len(part), -1))
+            of_matrix = of_pairs.unflatten(1, (num_fields, num_fields))
             of_matrix.diagonal(dim1=1, dim2=2).zero_()
             torch.baddbmm(of_vectors.unflatten(1, (num_fields, dim)), of_matrix, part, out=rows)
         return out, None, None

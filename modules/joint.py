@@ -84,7 +84,7 @@ INTERACTIONS: dict[str, dict[str, int]] = {
     "dcnv2": {"cross": 0},
     "xdeepfm": {"cin": 0},
     "autoint": {"attention": 0},
-    "finalmlp": {"gates.0": 0, "gates.1": 0},
+    "finalmlp": {},
     "wukong": {"layers": 0},
     "rankmixer": {"widen": 0, "layers": 1},
 }
@@ -158,7 +158,7 @@ class PerSet(nn.Module):
 class MergingMLP(nn.Module):
     """An MLP whose first hidden layer is each set's own; its outputs are averaged over the sets.
 
-    Shape: parts of the input, (k * B, width) each -> (k * B, output_dim), the same for every set
+    Shape: (k * B, width) -> (k * B, output_dim), the same for every set
     """
 
     def __init__(self, mlps: Sequence[nn.Module]) -> None:
@@ -170,9 +170,9 @@ class MergingMLP(nn.Module):
         self.first = nn.ModuleList(_mlp_of(own[:first]) for own in layers)
         self.rest = _mlp_of(layers[0][first:])
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        own = zip(*(part.chunk(len(self.first)) for part in inputs), strict=True)
-        hidden = [first(*parts) for first, parts in zip(self.first, own, strict=True)]
+    def forward(self, inputs: Tensor) -> Tensor:
+        own = inputs.chunk(len(self.first))
+        hidden = [first(part) for first, part in zip(self.first, own, strict=True)]
         outputs: Tensor = self.rest(torch.stack(hidden).mean(dim=0))  # (B, output_dim)
         return outputs.repeat(len(hidden), 1)
 

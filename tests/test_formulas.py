@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ def affine(layer: nn.Linear, x: Any) -> list[float]:
     return [dot(row, x) + bias for row, bias in zip(layer.weight.tolist(), biases, strict=True)]
 
 
-def layers_of(mlp: nn.Sequential, x: list[float]) -> list[float]:
+def layers_of(mlp: Iterable[nn.Module], x: list[float]) -> list[float]:
     """An MLP of Linear and ReLU, one number at a time."""
     for layer in mlp:
         if isinstance(layer, nn.Linear):
@@ -336,16 +337,18 @@ def test_finalmlp_is_its_formula(heads: int, gate1_fields: tuple[int, ...] | Non
     expected = []
     for row in vectors:
         ends = []
-        for mlp, gate, fields in zip(model.mlps, model.gates, (gate1_fields, ()), strict=True):
+        for mlp, fields in zip(model.mlps, (gate1_fields, ()), strict=True):
             features = row.flatten().tolist()
+            layers = list(mlp)
             if gate1_fields is not None:
+                gate, layers[0] = mlp[0].gate, mlp[0].layer
                 context = row[list(fields or ())].flatten().tolist() or gate.context[0].tolist()
                 gates = layers_of(gate.mlp, context)
                 features = [
                     2 / (1 + math.exp(-value)) * feature
                     for value, feature in zip(gates, features, strict=True)
                 ]
-            ends.append(layers_of(mlp, features))
+            ends.append(layers_of(layers, features))
         left, right = ends
         logit = affine(fusion.of_left, left)[0] + affine(fusion.of_right, right)[0]
         for head, matrix in enumerate(fusion.weight.tolist()):

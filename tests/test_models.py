@@ -223,9 +223,9 @@ FIELD_PARAMETERS: dict[str, dict[str, Permute]] = {
         r"output\.weight": lambda tensor, order: _by_field(tensor, order, 1, size=8),
     },
     "finalmlp": {
-        r"mlps\.\d\.0\.weight": COLUMNS,
-        r"gates\.\d\.mlp\.2\.weight": VECTOR,
-        r"gates\.\d\.mlp\.2\.bias": VECTOR,
+        r"mlps\.\d\.0\.layer\.weight": COLUMNS,
+        r"mlps\.\d\.0\.gate\.mlp\.2\.weight": VECTOR,
+        r"mlps\.\d\.0\.gate\.mlp\.2\.bias": VECTOR,
     },
     "wukong": {
         r"layers\.0\.combination\.weight": lambda tensor, order: tensor[:, order],
@@ -340,6 +340,7 @@ def test_unknown_names_and_settings_are_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        ("finalmlp", {"hidden_units": []}, "model 'finalmlp': hidden_units names no layer"),
         ("finalmlp", {"heads": 3}, "model 'finalmlp': heads=3 does not divide"),
         ("finalmlp", {"gate1_fields": [FIELDS]}, "gate1_fields.*5.*fields 0 to 4"),
         ("autoint", {"heads": 5}, "attention_dim=8 is not a multiple of heads=5"),

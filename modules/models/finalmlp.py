@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
 from modules.fusion import BilinearFusion
-from modules.gate import FieldGate
+from modules.gate import FieldGate, GatedLinear
 from modules.layers import MLP
 
 
@@ -42,24 +43,30 @@ class FinalMLP(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        if not hidden_units:
+            raise ValueError("hidden_units names no layer; each of the two MLPs needs one")
         for setting, fields in (("gate1_fields", gate1_fields), ("gate2_fields", gate2_fields)):
             for field in fields:
                 if not 0 <= field < num_fields:
                     last = num_fields - 1
                     raise ValueError(f"{setting} has {field}; there are fields 0 to {last}")
-        self.gates = nn.ModuleList(
-            FieldGate(num_fields, embedding_dim, gate_units, fields) if gating else nn.Flatten()
+        gates = [
+            FieldGate(num_fields, embedding_dim, gate_units, fields) if gating else None
             for fields in (gate1_fields, gate2_fields)
-        )
+        ]
         width = num_fields * embedding_dim
         mlps = [
             MLP(width, units, output_dim=None, dropout=dropout, batch_norm=batch_norm)
             for units in (hidden_units, mlp2_units or hidden_units)
         ]
+        for gate, mlp in zip(gates, mlps, strict=True):
+            if gate is not None:
+                mlp[0] = GatedLinear(gate, cast(nn.Linear, mlp[0]))
         self.mlps = nn.ModuleList(mlps)
         self.fusion = BilinearFusion(mlps[0].output_dim, mlps[1].output_dim, heads)
 
     def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        left, right = (mlp(gate(vectors)) for gate, mlp in zip(self.gates, self.mlps, strict=True))
+        inputs = vectors.flatten(start_dim=1)
+        left, right = (mlp(inputs) for mlp in self.mlps)
         logits: Tensor = self.fusion(left, right)
         return logits
