@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,13 @@ import safetensors.torch
 import torch
 import yaml
 from sklearn.linear_model import LogisticRegression
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from data.loader import Loader, read_labels
 from data.schema import read_schema
 from modules.config import RunConfig, resolve
-from modules.distinct import find_distinct
+from modules.distinct import DistinctIds, find_distinct
 from modules.embedding import EmbeddingTable
 from modules.models import MODELS, build_model
 from modules.models.lr import LR
@@ -28,6 +30,7 @@ from modules.training import (
     CHECK_EVERY,
     Streams,
     Trainer,
+    TrainingBatch,
     build_network,
     resolve_device,
     train_member,
@@ -134,6 +137,36 @@ def test_the_train_loss_is_the_mean_over_the_rows_of_an_epoch(
     labels, logits = read_labels(encoded, "train", schema), trainer.predict("train")
     assert len(labels) // 30 > 2 * CHECK_EVERY  # the loss is looked at several times
     assert trainer.train_epoch(1) == pytest.approx(logloss(labels, logits), abs=1e-6)
+
+
+def test_distinct_ids_are_found_while_the_step_before_computes(
+    encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = read_schema(encoded)
+    run, streams = config("fm"), Streams.of(1)
+    trainer = Trainer(run, schema, encoded, build_network(run, schema, streams), streams, tmp_path)
+    steps = -(-trainer.loaders["train"].num_rows // run.training.batch_size)
+    assert steps > 2
+    found = threading.Semaphore(0)
+    in_time: list[bool] = []
+
+    def find(*args: Any) -> DistinctIds:
+        distinct = find_distinct(*args)
+        found.release()
+        return distinct
+
+    def step(batch: TrainingBatch) -> Tensor:
+        in_time.append(found.acquire(timeout=10))  # its own
+        if len(in_time) < steps:  # and, before it ends, that of the next step
+            in_time[-1] &= found.acquire(timeout=10)
+            found.release()
+        return train_step(batch)
+
+    train_step = trainer.train_step
+    monkeypatch.setattr("modules.training.find_distinct", find)
+    monkeypatch.setattr(trainer, "train_step", step)
+    trainer.train_epoch(1)
+    assert in_time == [True] * steps
 
 
 def test_global_random_state_is_left_alone(encoded: Path, tmp_path: Path) -> None:
