@@ -4,7 +4,8 @@
 
 What a member reports was measured after its training, perhaps beside another one, or hours before
 the member it is compared with. This builds every architecture and arm once a round, one after the
-other and without training anything. Run it with nothing else on the machine, then merge.py.
+other and without training anything. Run it with nothing else on the machine, then merge.py. Members
+that were trained on several encodings of the log need the folders of all: --data A B.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +35,7 @@ from modules.training import Streams, build_placed_network, resolve_device
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--data", type=Path, help="default: data/encoded/DATASET")
+    parser.add_argument("--data", type=Path, nargs="+", help="default: data/encoded/DATASET")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--rounds", type=int, default=3, help="their median counts")
@@ -42,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.rounds < 1:
         parser.error(f"--rounds {args.rounds}: at least 1")
     try:
-        schema = read_schema(args.data or Path("data/encoded") / args.dataset)
+        folders = args.data or [Path("data/encoded") / args.dataset]
+        schemas = {schema.fingerprint: schema for schema in map(read_schema, folders)}
         members = find_members(args.runs, args.dataset)
-        alike = _alike(members, schema)
-        rounds = [_measure(alike, schema, resolve_device(args.device)) for _ in range(args.rounds)]
+        alike = _alike(members, schemas)
+        rounds = [_measure(alike, schemas, resolve_device(args.device)) for _ in range(args.rounds)]
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -64,13 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _alike(members: Sequence[Member], schema: Schema) -> dict[str, list[Member]]:
-    """The members of this data by what was built for them: their settings, but for the seed."""
+def _alike(
+    members: Sequence[Member], schemas: Mapping[str, Schema]
+) -> dict[tuple[str, str], list[Member]]:
+    """The members of these data by what was built for them.
+
+    That is the fingerprint of their data and their settings, but for the seed.
+    """
     alike = defaultdict(list)
     for member in members:
-        if member.report["data"]["fingerprint"] == schema.fingerprint:
+        fingerprint = member.report["data"]["fingerprint"]
+        if fingerprint in schemas:
             settings = yaml.safe_load((member.folder / "config.yaml").read_text())
-            alike[json.dumps(settings | {"seed": 0})].append(member)
+            alike[fingerprint, json.dumps(settings | {"seed": 0})].append(member)
     if not alike:
         raise RunError(
             f"all {len(members)} members under {members[0].folder.parents[2]} were trained on "
@@ -79,11 +87,13 @@ def _alike(members: Sequence[Member], schema: Schema) -> dict[str, list[Member]]
     return dict(alike)
 
 
-def _measure(alike: dict[str, list[Member]], schema: Schema, device: torch.device) -> list[float]:
+def _measure(
+    alike: Iterable[tuple[str, str]], schemas: Mapping[str, Schema], device: torch.device
+) -> list[float]:
     """Milliseconds of each."""
     times = []
-    for settings in alike:
-        config = RunConfig.from_dict(json.loads(settings))
+    for fingerprint, settings in alike:
+        config, schema = RunConfig.from_dict(json.loads(settings)), schemas[fingerprint]
         network = build_placed_network(config, schema, Streams.of(config.seed), device)
         times.append(measure_latency_ms(network, schema))
     return times

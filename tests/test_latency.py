@@ -10,6 +10,7 @@ import pytest
 import trainer_group
 from modules.runs import Member, find_members
 from scripts import latency
+from tests.conftest import run_command
 
 QUICK = ["batch_size=256", "embedding_dim=4", "hidden_units=16,8"]
 
@@ -17,8 +18,7 @@ QUICK = ["batch_size=256", "embedding_dim=4", "hidden_units=16,8"]
 @pytest.fixture
 def runs(encoded: Path, tmp_path: Path) -> Path:
     """Two seeds of a base and of a bigger model, and a mix, all with an absurd latency."""
-    shared = ["--dataset", "avazu", "--data", str(encoded), "--runs", str(tmp_path)]
-    shared += ["--seeds", "2", "--set", *QUICK]
+    shared = [*of_group(tmp_path, encoded), "--seeds", "2"]
     assert trainer_group.main([*shared, "--models", "deepfm", "--arms", "base,joint:2"]) == 0
     assert trainer_group.main([*shared, "--joint", "fnn:8+deepfm"]) == 0
     for member in members(tmp_path):
@@ -27,13 +27,17 @@ def runs(encoded: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def of_group(runs: Path, data: Path) -> list[str]:
+    return ["--dataset", "avazu", "--data", str(data), "--runs", str(runs), "--set", *QUICK]
+
+
 def members(runs: Path) -> list[Member]:
     return find_members(runs, "avazu")
 
 
-def measure(runs: Path, data: Path) -> int:
-    arguments = ["--dataset", "avazu", "--runs", str(runs), "--data", str(data), "--rounds", "2"]
-    return latency.main(arguments)
+def measure(runs: Path, *data: Path) -> int:
+    arguments = ["--dataset", "avazu", "--runs", str(runs), "--rounds", "2"]
+    return latency.main([*arguments, "--data", *map(str, data)])
 
 
 def test_members_that_were_built_alike_get_one_latency(
@@ -50,6 +54,22 @@ def test_members_that_were_built_alike_get_one_latency(
         assert new | {"latency_ms": 1e9} == old
     assert "deepfm/joint:2: " in capsys.readouterr().out
     assert not list(runs.rglob("*.partial"))
+
+
+def test_members_of_several_encodings_are_measured_with_their_own(
+    encoded: Path, runs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("other")
+    run_command("-m", "data.prepare", "avazu", "--synthetic", "3000", cwd=folder)
+    other = folder / "data/encoded/avazu"
+    more = [*of_group(runs, other), "--models", "deepfm", "--seeds", "2023,2024"]
+    assert trainer_group.main(more) == 0
+    assert measure(runs, encoded, other) == 0
+    bases = [m for m in members(runs) if (m.model, m.arm) == ("deepfm", "base")]
+    first, second, *others = (member.report["latency_ms"] for member in bases)
+    assert first == second not in others
+    assert len(set(others)) == 1
+    assert max(first, *others) < 1e5
 
 
 def test_members_of_other_data_are_left_alone(
