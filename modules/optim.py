@@ -134,7 +134,9 @@ class DeferredAdam:
             self.synchronize()
 
     def synchronize(self) -> None:
-        """Bring every row up to date; costs the whole table, in chunks."""
+        """Bring every row up to date; costs the whole table, in chunks, if a step was made."""
+        if not self._drift.age:
+            return
         for start in range(0, len(self._table), _CHUNK):
             chunk = torch.arange(
                 start, min(start + _CHUNK, len(self._table)), device=self._table.device
