@@ -37,12 +37,20 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="train again what is complete")
 
 
+MOST_SEEDS = 999  # by count; a larger number was meant as a seed
+
+
 def parse_seeds(text: str, first: int) -> list[int]:
     """`"5"` is five seeds from `first` on; `"2001,2002"` names them. Raises `RunError`."""
     try:
         numbers = [int(part) for part in text.split(",") if part]
     except ValueError:
         numbers = []
+    if text.isdigit() and numbers[0] > MOST_SEEDS:
+        raise RunError(
+            f"--seeds {text}: more than {MOST_SEEDS} members of each; for this seed alone write "
+            f"--seeds {text},"
+        )
     seeds = [first + i for i in range(numbers[0])] if text.isdigit() else numbers
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise RunError(f"--seeds {text}: expected a count, as 5, or distinct seeds, as 2001,2002")

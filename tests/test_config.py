@@ -127,6 +127,8 @@ def test_seeds_are_a_count_or_names() -> None:
     assert parse_seeds("3", first=2021) == [2021, 2022, 2023]
     assert parse_seeds("2001,5", first=2021) == [2001, 5]
     assert parse_seeds("7,", first=2021) == [7]
+    with pytest.raises(RunError, match=r"more than 999 members of each; .* --seeds 2021,$"):
+        parse_seeds("2021", first=1)
     for bad in ("0", "", "a", "1,1", "-3"):
         with pytest.raises(RunError, match="expected a count"):
             parse_seeds(bad, first=1)
