@@ -170,7 +170,13 @@ def test_the_answer_names_budget_winner_difference_and_interval(tables: Tables) 
     )
     assert expected in paragraphs
     assert any(p.startswith("At the base's own multiply-adds: soup:3 loses ") for p in paragraphs)
-    assert any(p.startswith("Over all 3 comparisons of a merge") for p in paragraphs)
+    duels = tables.budget[tables.budget["against"] != "base"]
+    auc_won, loss_won = (
+        (duels[f"{metric}_verdict"] == "gain").sum() for metric in ("auc", "logloss")
+    )
+    (tally,) = (p for p in paragraphs if p.startswith("Over all 3 comparisons of a merge"))
+    assert f"the higher AUC in {auc_won}," in tally
+    assert f"the lower log loss in {loss_won}," in tally
     cost = "3.3k multiply-adds a row, 3.3x deepfm"
     assert any(f"all 6 members of 2 models ({cost}) gain" in p for p in paragraphs)
     assert "settings of their own" not in text

@@ -110,12 +110,16 @@ def _tally(budget: pd.DataFrame) -> list[str]:
     duels = budget[budget["against"] != BASE]
     if duels["group"].nunique() < 2:
         return []
-    counts = duels["auc_verdict"].value_counts()
+    said = []
+    for metric in ("auc", "logloss"):
+        counts = duels[f"{metric}_verdict"].value_counts()
+        said.append([counts.get(verdict, 0) for verdict in ("gain", "loss", "noise")])
+    (higher, lower, same_auc), (better, worse, same_loss) = said
     return [
         f"Over all {len(duels)} comparisons of a merge with a bigger model at the nearest equal "
-        f"cost, merging has the higher AUC in {counts.get('gain', 0)}, the lower in "
-        f"{counts.get('loss', 0)}, and the difference is within the noise in "
-        f"{counts.get('noise', 0)}."
+        f"cost, merging has the higher AUC in {higher}, the lower in {lower}, and the difference "
+        f"is within the noise in {same_auc}; it has the lower log loss in {better}, the higher in "
+        f"{worse}, and within the noise are {same_loss}."
     ]
 
 
