@@ -33,6 +33,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         if dim % heads != 0:
             raise ValueError(f"attention_dim={dim} is not a multiple of heads={heads}")
+        self.dim = dim
         self.heads = heads
         self.scale = (dim // heads) ** -0.5 if scale else 1.0
         self.dropout = dropout
@@ -42,7 +43,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         if not (self.training and self.dropout > 0):
-            return self_attention(inputs, self.projection.weight, self.heads, self.scale)
+            weight = self.projection.weight
+            return self_attention(inputs, weight, self.dim, self.heads, self.scale)
         parts = self.projection(inputs).chunk(3 + self.projects_residual, dim=2)
         query, key, value = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts[:3]
@@ -54,21 +56,22 @@ class SelfAttention(nn.Module):
         return functional.relu(attended.transpose(1, 2).flatten(start_dim=2) + residual)
 
 
-def self_attention(inputs: Tensor, weight: Tensor, heads: int, scale: float) -> Tensor:
+def self_attention(inputs: Tensor, weight: Tensor, dim: int, heads: int, scale: float) -> Tensor:
     """ReLU(softmax(scale * Q K^T) V + R), head by head.
 
     weight: of the projections to Q, K and V and, as a fourth part, to the residual R; where there
-    is no fourth part R are the inputs.
+    is no fourth part R are the inputs. dim: A.
     Shape: (B, F, C), (3 A or 4 A, C) -> (B, F, A)
     """
-    out: Tensor = apply_in_float32(_SelfAttention, inputs, weight, heads, scale)
+    out: Tensor = apply_in_float32(_SelfAttention, inputs, weight, dim, heads, scale)
     return out
 
 
 class _SelfAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, heads: int, scale: float) -> Tensor:
-        dim = _output_dim(inputs, weight)
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, dim: int, heads: int, scale: float
+    ) -> Tensor:
         out = inputs.new_empty(*inputs.shape[:2], dim)
         for rows in _blocks(inputs):
             projected = functional.linear(inputs[rows], weight)
@@ -83,7 +86,7 @@ class _SelfAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         inputs, weight, out = ctx.saved_tensors
         dim = out.shape[2]
         inputs_grad, weight_grad = torch.empty_like(inputs), torch.zeros_like(weight)
@@ -110,12 +113,7 @@ class _SelfAttention(torch.autograd.Function):
             inputs_grad[rows] = projected_grad @ weight
             if not projects_residual:
                 inputs_grad[rows] += grad
-        return inputs_grad, weight_grad, None, None
-
-
-def _output_dim(inputs: Tensor, weight: Tensor) -> int:
-    """A: with a fourth part where the input's width is not A already."""
-    return len(weight) // (3 if len(weight) == 3 * inputs.shape[2] else 4)
+        return inputs_grad, weight_grad, None, None, None
 
 
 def _softmax(query: Tensor, key: Tensor, scale: float) -> Tensor:

@@ -37,6 +37,8 @@ class CIN(nn.Module):
             raise ValueError("cin_units names no layer")
         split = [split_half] * (len(units) - 1) + [False]
         self.handed_on = [n // 2 if half else n for n, half in zip(units, split, strict=True)]
+        if 0 in self.handed_on[:-1]:
+            raise ValueError(f"cin_units={list(units)}: one unit has no half for split_half")
         self.given = [n - n // 2 if half else n for n, half in zip(units, split, strict=True)]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for size, inputs in zip(units, [num_fields, *self.handed_on[:-1]], strict=True):

@@ -344,7 +344,13 @@ def test_unknown_names_and_settings_are_refused_with_the_known_ones() -> None:
         ("finalmlp", {"heads": 3}, "model 'finalmlp': heads=3 does not divide"),
         ("finalmlp", {"gate1_fields": [FIELDS]}, "gate1_fields.*5.*fields 0 to 4"),
         ("autoint", {"heads": 5}, "attention_dim=8 is not a multiple of heads=5"),
+        ("finalmlp", {"mlp2_units": []}, "mlp2_units names no layer"),
         ("xdeepfm", {"cin_units": ()}, "cin_units names no layer"),
+        ("xdeepfm", {"cin_units": (1, 2), "split_half": True}, r"cin_units=\[1, 2\]: one unit has"),
+        ("autoint", {"heads": 0}, "model 'autoint': heads=0 is below 1"),
+        ("dcnv2", {"low_rank": 0}, "low_rank=0 is below 1"),
+        ("dcnv2", {"cross_layers": -1}, "cross_layers=-1 is below 0"),
+        ("deepfm", {"hidden_units": (4, 0)}, r"hidden_units=\(4, 0\) is below 1"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -46,16 +46,27 @@ def build_model(name: str, num_fields: int, **settings: Any) -> nn.Module:
     """Build a model by name for rows of `num_fields` fields.
 
     settings: `embedding_dim` and the keyword arguments of the model's class.
-    Raises `ModelError` for an unknown name or setting, and for settings that do not fit together.
+    Raises `ModelError` for an unknown name or setting, for a size below 1 (a number of `_layers`
+    may be 0), and for settings that do not fit together.
     """
     known = model_settings(name)
     for key in settings:
         if key not in {*known, "embedding_dim"}:
             raise ModelError(unknown_name("setting", key, known, of=f" of model '{name}'"))
+        if key in known and known[key].annotation is not float:
+            smallest = 0 if key.endswith(("_layers", "_fields")) else 1
+            if any(number < smallest for number in _integers(settings[key])):
+                raise ModelError(f"model '{name}': {key}={settings[key]} is below {smallest}")
     try:
         return MODELS[name](num_fields, **settings)
     except ValueError as error:
         raise ModelError(f"model '{name}': {error}") from error
+
+
+def _integers(value: Any) -> list[int]:
+    """The sizes that a setting names: one, several or none."""
+    values = value if isinstance(value, Sequence) else [value]
+    return [item for item in values if isinstance(item, int) and not isinstance(item, bool)]
 
 
 def model_settings(name: str) -> dict[str, inspect.Parameter]:

@@ -17,6 +17,8 @@ class AutoInt(nn.Module):
     attention_dim: of all heads together. scale: divide the scores by sqrt(attention_dim / heads);
     the paper does not. mlp: the paper's AutoInt+; without it, AutoInt.
     first_order: the LR term, an option of public implementations.
+    NOTE[DIFF]: the formulas are the paper's. The authors' code also has a ReLU and a bias in each
+    projection, and layer normalisation.
     Shape: vectors (B, F, D), weights (B, F) -> logits (B,)
     """
 

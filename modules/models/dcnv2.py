@@ -40,7 +40,8 @@ class DCNv2(nn.Module):
     structure: "parallel" is linear([cross(e), MLP(e)]), "stacked" is linear(MLP(cross(e))).
     low_rank: rank of the cross layers' matrices; None for full ones.
     output_bias: the bias of the last linear; the official code has none.
-    NOTE[DIFF]: no mixture of low-rank experts.
+    NOTE[DIFF]: no mixture of low-rank experts. The cross layers' biases start as those of torch's
+    Linear; public implementations start them at zero.
     Shape: vectors (B, F, D), weights (B, F) unused -> logits (B,)
     """
 

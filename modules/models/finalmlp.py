@@ -43,8 +43,10 @@ class FinalMLP(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        if not hidden_units:
-            raise ValueError("hidden_units names no layer; each of the two MLPs needs one")
+        units = (hidden_units, hidden_units if mlp2_units is None else mlp2_units)
+        for setting, layers in zip(("hidden_units", "mlp2_units"), units, strict=True):
+            if not layers:
+                raise ValueError(f"{setting} names no layer; each of the two MLPs needs one")
         for setting, fields in (("gate1_fields", gate1_fields), ("gate2_fields", gate2_fields)):
             for field in fields:
                 if not 0 <= field < num_fields:
@@ -56,8 +58,8 @@ class FinalMLP(nn.Module):
         ]
         width = num_fields * embedding_dim
         mlps = [
-            MLP(width, units, output_dim=None, dropout=dropout, batch_norm=batch_norm)
-            for units in (hidden_units, mlp2_units or hidden_units)
+            MLP(width, layers, output_dim=None, dropout=dropout, batch_norm=batch_norm)
+            for layers in units
         ]
         for gate, mlp in zip(gates, mlps, strict=True):
             if gate is not None:

@@ -41,7 +41,9 @@ class RankMixer(nn.Module):
     expansion: hidden width of a token's FFN, in widths of a token.
     NOTE[DIFF]: every field is a token, as in the official code; the paper groups features.
     NOTE[DIFF]: each token is normalised by itself, as in the paper. The official code normalises
-    over the batch, so that a row's score depends on the rows beside it.
+    over the batch, without weight and bias, so that a row's score depends on the rows beside it.
+    NOTE[DIFF]: all tokens together enter the MLP, as in the official code; the paper averages them
+    first. The paper's sparse mixture of experts is left out.
     NOTE[DIFF]: mixing needs a width that the number of tokens divides. Where embedding_dim is not
     one, a linear map takes the vectors to the next one; the official code refuses them.
     Shape: vectors (B, F, D), weights (B, F) unused -> logits (B,)

@@ -16,6 +16,8 @@ class Wukong(nn.Module):
     fmb, lcb: vectors that a layer's factorization machine and linear compression give.
     rank: of the factorization machine's projection. fmb_units: hidden layers of its MLP.
     NOTE[DIFF]: the defaults are the official code's sizes; the paper scales them with the data.
+    NOTE[DIFF]: linear combinations start as torch's Linear; those of the official code start three
+    to four times larger.
     Shape: vectors (B, F, D), weights (B, F) unused -> logits (B,)
     """
 

@@ -16,7 +16,8 @@ class XDeepFM(nn.Module):
     cin_units: vectors of every CIN layer. split_half: layers but the last hand half of them on and
     give the rest to the output, as in the authors' code. first_order: the LR term; its bias is
     the CIN's and the MLP's.
-    NOTE[DIFF]: the CIN has biases, as in public implementations.
+    NOTE[DIFF]: the CIN has biases, as in public implementations. It has no activation, as in the
+    paper; some of them have a ReLU by default.
     Shape: vectors (B, F, D), weights (B, F) -> logits (B,)
     """
 
