@@ -214,6 +214,15 @@ def build_table_optimizer(table: Tensor, settings: TrainingConfig) -> DenseAdam 
     return DeferredAdam(table, lr=lr, l2=l2)
 
 
+def predict_logits(network: Network, loader: Loader) -> np.ndarray:
+    """Logits (rows,) float32 of the loader's rows, in their order."""
+    network.eval()
+    with torch.inference_mode():
+        place = network.table.weight.device
+        logits = [network(batch.ids.to(place)) for batch in one_ahead(loader)]
+    return torch.cat(logits).float().cpu().numpy()
+
+
 class TrainingBatch(NamedTuple):
     """Where the distinct ids of a batch are, and its labels (B,) float32."""
 
@@ -355,12 +364,7 @@ class Trainer:
     def predict(self, split: str) -> np.ndarray:
         """Logits (rows,) float32 of a split in file order."""
         self.table_optimizer.synchronize()
-        self.network.eval()
-        with torch.inference_mode():
-            place = self.network.table.weight.device
-            batches = one_ahead(self.loaders[split])
-            logits = [self.network(batch.ids.to(place)) for batch in batches]
-        return torch.cat(logits).float().cpu().numpy()
+        return predict_logits(self.network, self.loaders[split])
 
     def _loader(self, split: str) -> Loader:
         """Training rows stay on the CPU, where their distinct ids are found."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.torch
-import torch
 
 from data.encode import Settings
 from data.loader import Loader, read_labels
@@ -20,9 +17,6 @@ from data.raw import RAW_FORMATS
 from data.schema import SPLITS, DataError, Schema, read_schema
 from data.split import random_split
 from data.vocabulary import decode_ids
-from modules.config import resolve
-from modules.runs import read_member
-from modules.training import Streams, build_network, train_member
 from tests.raw_logs import LINES, avazu_lines, naive_rows, write_lines
 
 OWN = """
@@ -196,27 +190,6 @@ def test_a_base_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "base/vocabulary.parquet").unlink()
     with pytest.raises(DataError, match=r"base/vocabulary.parquet: unreadable vocabulary"):
         prepare_like(tmp_path / "base", [tmp_path / "log.csv"], tmp_path / "new")
-
-
-def test_a_trained_model_scores_the_new_rows(project: Path, tmp_path: Path) -> None:
-    """The rows it was tested on get the same logits when they come as new ones."""
-    base, runs = project / "data/encoded/avazu", tmp_path / "runs"
-    shutil.copytree(base, tmp_path / "avazu")
-    (log,) = (project / "data/raw/avazu").glob("*.csv")
-    schema = prepare_like(tmp_path / "avazu", [log], tmp_path / "new")
-    assert schema.synthetic
-    overrides = ["embedding_dim=4", "hidden_units=8", "epochs=1", "embedding_init=0.1"]
-    config = resolve("avazu", "deepfm", overrides=overrides)
-    cpu = torch.device("cpu")
-    member = train_member(config, base, runs, cpu)
-    network = build_network(config, schema, Streams.of(config.seed))
-    safetensors.torch.load_model(network, member.folder / "model.safetensors")
-    network.eval()
-    with torch.inference_mode():
-        batches = Loader(tmp_path / "new", "test", batch_size=1024)
-        logits = torch.cat([network(batch.ids) for batch in batches]).numpy()
-    tested = random_split(schema.rows["test"])["test"]
-    np.testing.assert_allclose(logits[tested], read_member(member.folder).logits("test"), atol=1e-6)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

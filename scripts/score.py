@@ -1,0 +1,109 @@
+"""Score rows with trained members and their merge.
+
+    python -m data.prepare --like data/encoded/avazu --raw new.csv
+    python scripts/score.py --dataset avazu --data data/encoded/avazu-new --output scores.parquet
+
+The rows must have the ids that the members were trained with: those of their own data set or of one
+prepared --like it. The output has a row for each row of the split, in file order: the merged click
+probability, the mean of the members', and that of every member.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.loader import Loader, read_labels
+from data.schema import SPLITS, Schema, read_schema
+from modules.config import RunConfig
+from modules.group import USER_ERRORS
+from modules.runs import Member, RunError, find_members
+from modules.scoring.metrics import auc, logloss, sigmoids
+from modules.scoring.pools import probability_mean
+from modules.training import (
+    WEIGHTS,
+    Streams,
+    build_placed_network,
+    predict_logits,
+    resolve_device,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+    try:
+        schema = read_schema(args.data)
+        members = _members_of(find_members(args.runs, args.dataset, args.models), args.arm, schema)
+        device = resolve_device(args.device)
+        loader = Loader(args.data, args.split, batch_size=4096, schema=schema)
+        logits = np.stack([_score(member, schema, loader, device) for member in members])
+        weights = np.full((1, len(members)), 1 / len(members))
+        named = {"merged": probability_mean(weights, logits.astype(np.float64))[0]}
+        named |= {member.name: row for member, row in zip(members, logits, strict=True)}
+        labels = read_labels(args.data, args.split, schema)
+        for name, values in named.items():
+            print(f"{name}: {_metrics(labels, values)}")
+        columns = {name: sigmoids(values)[0].astype(np.float32) for name, values in named.items()}
+        pd.DataFrame(columns).to_parquet(args.output, index=False)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(labels):,} rows of {args.data}: {args.output}")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", required=True, help="of the members, as in runs/")
+    parser.add_argument("--data", type=Path, required=True, help="the encoded rows")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--models", type=lambda text: text.split(","), help="default: all trained")
+    parser.add_argument("--arm", default="base")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--output", type=Path, required=True, help="a Parquet file")
+    return parser.parse_args(argv)
+
+
+def _members_of(members: Sequence[Member], arm: str, schema: Schema) -> list[Member]:
+    """The members of an arm that know the ids of `schema`."""
+    origin = schema.like["fingerprint"] if schema.like else schema.fingerprint
+    known = [member for member in members if member.report["data"]["fingerprint"] == origin]
+    if not known:
+        raise RunError(
+            f"none of the {len(members)} members under {members[0].folder.parents[2]} was trained "
+            f"with the ids of these rows; encode them --like the members' data set"
+        )
+    chosen = [member for member in known if member.arm == arm]
+    if not chosen:
+        arms = ", ".join(sorted({member.arm for member in known}))
+        raise RunError(f"no member of arm '{arm}'; there are: {arms}")
+    return chosen
+
+
+def _score(member: Member, schema: Schema, loader: Loader, device: torch.device) -> np.ndarray:
+    """Logits (rows,) of one member."""
+    config = RunConfig.from_dict(yaml.safe_load((member.folder / "config.yaml").read_text()))
+    network = build_placed_network(config, schema, Streams.of(config.seed), device)
+    safetensors.torch.load_model(network, member.folder / WEIGHTS)
+    return predict_logits(network, loader)
+
+
+def _metrics(labels: np.ndarray, logits: np.ndarray) -> str:
+    """ "AUC 0.7, log loss 0.4"; rows of one class have no AUC."""
+    loss = f"log loss {logloss(labels, logits):.5f}"
+    return f"AUC {auc(labels, logits):.5f}, {loss}" if 0 < labels.mean() < 1 else loss
+
+
+if __name__ == "__main__":
+    sys.exit(main())

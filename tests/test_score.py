@@ -1,0 +1,84 @@
+"""scripts/score.py: rows that come later, scored by trained members."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import trainer_group
+from data.prepare import prepare_like
+from data.split import random_split
+from modules.runs import Member, find_members
+from modules.scoring.metrics import auc, sigmoids
+from scripts import score
+from tests.conftest import run_command
+
+SETTINGS = ["batch_size=256", "embedding_dim=4", "hidden_units=8", "embedding_init=0.1"]
+
+
+@pytest.fixture(scope="module")
+def runs(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of DeepFM, the mean of their weights, and a mix."""
+    folder = tmp_path_factory.mktemp("runs")
+    group = ["--dataset", "avazu", "--data", str(encoded), "--runs", str(folder), "--seeds", "2"]
+    group += ["--set", *SETTINGS]
+    assert trainer_group.main([*group, "--models", "deepfm", "--arms", "base,soup:2"]) == 0
+    assert trainer_group.main([*group, "--joint", "fnn:8+deepfm"]) == 0
+    return folder
+
+
+def scored(runs: Path, data: Path, *flags: str) -> pd.DataFrame:
+    output = runs / "scores.parquet"
+    arguments = ["--dataset", "avazu", "--runs", str(runs), "--data", str(data)]
+    assert score.main([*arguments, "--output", str(output), *flags]) == 0
+    return pd.read_parquet(output)
+
+
+def members(runs: Path, arm: str) -> list[Member]:
+    return [member for member in find_members(runs, "avazu") if member.arm == arm]
+
+
+def probabilities(member: Member, split: str = "test") -> np.ndarray:
+    return sigmoids(member.logits(split))[0]
+
+
+@pytest.mark.parametrize("arm", ["base", "soup:2", "joint:2"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_members_score_as_they_did_after_training(
+    encoded: Path, runs: Path, arm: str, split: str
+) -> None:
+    scores = scored(runs, encoded, "--arm", arm, "--split", split)
+    known = members(runs, arm)
+    assert list(scores) == ["merged", *(member.name for member in known)]
+    before = np.stack([probabilities(member, split) for member in known])
+    np.testing.assert_allclose(scores.iloc[:, 1:].to_numpy().T, before, atol=1e-6)
+    np.testing.assert_allclose(scores["merged"], before.mean(axis=0), atol=1e-6)
+
+
+def test_rows_that_come_later_get_the_scores_that_they_had(
+    project: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (log,) = (project / "data/raw/avazu").glob("*.csv")
+    schema = prepare_like(project / "data/encoded/avazu", [log], tmp_path / "new")
+    scores = scored(runs, tmp_path / "new")
+    tested = random_split(schema.rows["test"])["test"]
+    for member in members(runs, "base"):
+        np.testing.assert_allclose(scores[member.name][tested], probabilities(member), atol=1e-6)
+    merged = auc(pd.read_csv(log)["click"].to_numpy(), scores["merged"].to_numpy())
+    assert f"merged: AUC {merged:.5f}, log loss" in capsys.readouterr().out
+
+
+def test_what_cannot_be_scored_is_refused(
+    encoded: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "scores.parquet")
+    flags = ["--dataset", "avazu", "--runs", str(runs), "--output", output]
+    assert score.main([*flags, "--data", str(encoded), "--arm", "width:2"]) == 1
+    assert "no member of arm 'width:2'; there are: base, joint:2, soup:2" in capsys.readouterr().err
+    run_command("-m", "data.prepare", "avazu", "--synthetic", "3000", cwd=tmp_path)
+    assert score.main([*flags, "--data", str(tmp_path / "data/encoded/avazu")]) == 1
+    assert "none of the 5 members under" in capsys.readouterr().err
+    assert not Path(output).exists()
