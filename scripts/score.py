@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, values in named.items():
             print(f"{name}: {_metrics(labels, values)}")
         columns = {name: sigmoids(values)[0].astype(np.float32) for name, values in named.items()}
-        pd.DataFrame(columns).to_parquet(args.output, index=False)
+        partial = args.output.with_suffix(".partial")
+        pd.DataFrame(columns).to_parquet(partial, index=False)
+        partial.replace(args.output)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
