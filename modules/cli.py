@@ -12,6 +12,7 @@ from modules.models import MODELS, build_model, paper
 from modules.runs import RunError
 
 LISTED_FIELDS, LISTED_DIM = 39, 16  # the sizes of `--list-models`: Criteo's
+MOST_SEEDS = 999  # by count; a larger number was meant as a seed
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +36,6 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="default: data/encoded/DATASET")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--force", action="store_true", help="train again what is complete")
-
-
-MOST_SEEDS = 999  # by count; a larger number was meant as a seed
 
 
 def parse_seeds(text: str, first: int) -> list[int]:

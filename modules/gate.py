@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn import functional
 
 from modules.layers import MLP
 
@@ -48,6 +48,6 @@ class GatedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         gate = self.gate(inputs)
         if len(gate) == 1:  # into the weight, which is smaller than the inputs of a batch
-            return linear(inputs, self.layer.weight * gate, self.layer.bias)
+            return functional.linear(inputs, self.layer.weight * gate, self.layer.bias)
         gated: Tensor = self.layer(inputs * gate)
         return gated

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import safetensors
 import safetensors.torch
 import torch
 import yaml
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         schema = read_schema(args.data)
         members = _members_of(find_members(args.runs, args.dataset, args.models), args.arm, schema)
+        args.output.parent.mkdir(parents=True, exist_ok=True)  # before the work, should it fail
         device = resolve_device(args.device)
         loader = Loader(args.data, args.split, batch_size=4096, schema=schema)
         logits = np.stack([_score(member, schema, loader, device) for member in members])
@@ -97,7 +99,11 @@ def _score(member: Member, schema: Schema, loader: Loader, device: torch.device)
     """Logits (rows,) of one member."""
     config = RunConfig.from_dict(yaml.safe_load((member.folder / "config.yaml").read_text()))
     network = build_placed_network(config, schema, Streams.of(config.seed), device)
-    safetensors.torch.load_model(network, member.folder / WEIGHTS)
+    path = member.folder / WEIGHTS
+    try:
+        safetensors.torch.load_model(network, path)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise RunError(f"{path}: not this member's weights ({error}); train it again") from error
     return predict_logits(network, loader)
 
 

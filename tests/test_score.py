@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from data.prepare import prepare_like
 from data.split import random_split
 from modules.runs import Member, find_members
 from modules.scoring.metrics import auc, sigmoids
+from modules.training import WEIGHTS
 from scripts import score
 from tests.conftest import run_command
 
@@ -82,3 +84,18 @@ def test_what_cannot_be_scored_is_refused(
     assert score.main([*flags, "--data", str(tmp_path / "data/encoded/avazu")]) == 1
     assert "none of the 5 members under" in capsys.readouterr().err
     assert not Path(output).exists()
+
+
+def test_weights_that_are_not_the_members_are_refused(
+    encoded: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    _, second = members(tmp_path / "runs", "base")
+    mixed = members(tmp_path / "runs", "joint:2")[0].folder / WEIGHTS
+    for weights in (b"no weights", mixed.read_bytes()):
+        (second.folder / WEIGHTS).write_bytes(weights)
+        output = tmp_path / "new/scores.parquet"
+        arguments = ["--dataset", "avazu", "--runs", str(tmp_path / "runs"), "--data", str(encoded)]
+        assert score.main([*arguments, "--output", str(output)]) == 1
+        assert f"{second.folder / WEIGHTS}: not this member's" in capsys.readouterr().err
+        assert not output.exists()

@@ -110,16 +110,13 @@ def _tally(budget: pd.DataFrame) -> list[str]:
     duels = budget[budget["against"] != BASE]
     if duels["group"].nunique() < 2:
         return []
-    said = []
-    for metric in ("auc", "logloss"):
-        counts = duels[f"{metric}_verdict"].value_counts()
-        said.append([counts.get(verdict, 0) for verdict in ("gain", "loss", "noise")])
-    (higher, lower, same_auc), (better, worse, same_loss) = said
+    auc, loss = duels["auc_verdict"].value_counts(), duels["logloss_verdict"].value_counts()
     return [
         f"Over all {len(duels)} comparisons of a merge with a bigger model at the nearest equal "
-        f"cost, merging has the higher AUC in {higher}, the lower in {lower}, and the difference "
-        f"is within the noise in {same_auc}; it has the lower log loss in {better}, the higher in "
-        f"{worse}, and within the noise are {same_loss}."
+        f"cost, merging has the higher AUC in {auc.get('gain', 0)}, the lower in "
+        f"{auc.get('loss', 0)}, and the difference is within the noise in {auc.get('noise', 0)}; "
+        f"it has the lower log loss in {loss.get('gain', 0)}, the higher in "
+        f"{loss.get('loss', 0)}, and within the noise are {loss.get('noise', 0)}."
     ]
 
 
