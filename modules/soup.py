@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import yaml
 from torch import Tensor
 
 from modules.config import RunConfig, setting_differences, with_defaults
 from modules.runs import Member, RunError, read_member, run_folder
-from modules.training import WEIGHTS, Epoch, Trainer, TrainingBatch
+from modules.training import Epoch, Trainer, TrainingBatch
+from modules.weights import load_weights, save_weights
 
 SAME = ("training", "model_settings")  # settings that the members of a soup have in common
 
@@ -40,8 +40,8 @@ class WeightMean:
 class SeedSoupTrainer(Trainer):
     """Does not train: its network is the mean of the base members of seeds n .. n + members - 1.
 
-    n is the seed of the run. Raises `RunError` where one of them is missing, or was trained with
-    other settings or on other data.
+    n is the seed of the run. Raises `RunError` where one of them is missing, was trained with other
+    settings or on other data, or has lost its weights.
     """
 
     def __init__(self, config: RunConfig, *args: Any, runs: Path, members: int) -> None:
@@ -54,10 +54,11 @@ class SeedSoupTrainer(Trainer):
         """Average the members' weights; there are no epochs."""
         mean = WeightMean()
         for member in self.members:
-            mean.add(safetensors.torch.load_file(member.folder / WEIGHTS))
+            load_weights(self.network, member.folder)
+            mean.add(self.network.state_dict())
         self.network.load_state_dict(mean.mean)
         self.best_val_logits = self.predict("val")
-        safetensors.torch.save_model(self.network, str(self.folder / WEIGHTS))
+        save_weights(self.network, self.folder)
         names = ", ".join(member.name for member in self.members)
         (self.folder / "log.txt").write_text(f"mean weights of {names}\n")
         return []

@@ -6,19 +6,14 @@ Shapes: B rows of a batch, F fields, U distinct ids of a batch, W width of the f
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 import yaml
 from torch import Tensor
@@ -39,12 +34,13 @@ from modules.memory import keep_freed_memory
 from modules.models import build_model
 from modules.optim import DeferredAdam, DenseAdam
 from modules.precision import matrix_precision
+from modules.provenance import provenance
 from modules.runs import SCORED_SPLITS, Member, RunError, read_member, run_folder, store_labels
 from modules.schedule import LearningRate
 from modules.scoring.metrics import auc, logloss
+from modules.weights import load_weights, save_weights
 
 CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the device
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ def train_member(
             **_costs(network, schema, config),
             "rows_per_second": _median([epoch.rows_per_second for epoch in epochs]),
             "seconds": trainer.seconds_before + seconds,
-            **_provenance(schema, device),
+            **provenance(schema, device),
         }
         settings = resolved_settings(config, schema.num_fields)
         (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -302,11 +298,11 @@ class Trainer:
             if improved:
                 best = epoch
                 self.best_val_logits = val_logits
-                safetensors.torch.save_model(self.network, str(self.folder / WEIGHTS))
+                save_weights(self.network, self.folder)
             elif best is not None and number - best.epoch > self.settings.patience:
                 break
         if best is not epochs[-1]:
-            safetensors.torch.load_model(self.network, self.folder / WEIGHTS)
+            load_weights(self.network, self.folder)
         return epochs
 
     def train_epoch(self, number: int) -> float:
@@ -432,48 +428,6 @@ def _costs(network: Network, schema: Schema, config: RunConfig) -> dict[str, Any
 
 def _median(values: list[float]) -> float:
     return float(np.median(values)) if values else 0.0
-
-
-def _provenance(schema: Schema, device: torch.device) -> dict[str, Any]:
-    """What the run was made from and where."""
-    on_gpu = device.type == "cuda"
-    return {
-        "data": {
-            "fingerprint": schema.fingerprint,
-            "synthetic": schema.synthetic,
-            "rows": dict(schema.rows),
-            "positives": dict(schema.positives),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "numpy")},
-        },
-        "device": str(device),
-        "machine": torch.cuda.get_device_name(device) if on_gpu else _describe_cpu(),
-        "git_commit": _git_commit(),
-    }
-
-
-def _describe_cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else ())
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def _git_commit() -> str | None:
-    """The commit of this code, with `-dirty` behind it where files differ; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        result = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return result.stdout.strip()
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from data.schema import Schema, read_schema
 from modules.config import RunConfig
 from modules.cost import measure_latency_ms
 from modules.group import USER_ERRORS
+from modules.provenance import describe_machine
 from modules.runs import Member, RunError, find_members
 from modules.training import Streams, build_placed_network, resolve_device
 
@@ -47,14 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         schemas = {schema.fingerprint: schema for schema in map(read_schema, folders)}
         members = find_members(args.runs, args.dataset)
         alike = _alike(members, schemas)
-        rounds = [_measure(alike, schemas, resolve_device(args.device)) for _ in range(args.rounds)]
+        device = resolve_device(args.device)
+        rounds = [_measure(alike, schemas, device) for _ in range(args.rounds)]
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for found, *measured in zip(alike.values(), *rounds, strict=True):
         before = [member.report.get("latency_ms", float("nan")) for member in found]
+        latency = {"latency_ms": median(measured), "latency_machine": describe_machine(device)}
         for member in found:
-            _rewrite_report(member, member.report | {"latency_ms": median(measured)})
+            _rewrite_report(member, member.report | latency)
         print(
             f"{found[0].model}/{found[0].arm}: {median(measured):.2f} ms "
             f"({min(measured):.2f} to {max(measured):.2f}; {len(found)} members reported "

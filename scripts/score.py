@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors
-import safetensors.torch
 import torch
 import yaml
 
@@ -31,13 +29,8 @@ from modules.group import USER_ERRORS
 from modules.runs import Member, RunError, find_members
 from modules.scoring.metrics import auc, logloss, sigmoids
 from modules.scoring.pools import probability_mean
-from modules.training import (
-    WEIGHTS,
-    Streams,
-    build_placed_network,
-    predict_logits,
-    resolve_device,
-)
+from modules.training import Streams, build_placed_network, predict_logits, resolve_device
+from modules.weights import load_weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,11 +92,7 @@ def _score(member: Member, schema: Schema, loader: Loader, device: torch.device)
     """Logits (rows,) of one member."""
     config = RunConfig.from_dict(yaml.safe_load((member.folder / "config.yaml").read_text()))
     network = build_placed_network(config, schema, Streams.of(config.seed), device)
-    path = member.folder / WEIGHTS
-    try:
-        safetensors.torch.load_model(network, path)
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise RunError(f"{path}: not this member's weights ({error}); train it again") from error
+    load_weights(network, member.folder)
     return predict_logits(network, loader)
 
 

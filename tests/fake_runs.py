@@ -88,6 +88,7 @@ class FakeLog:
             "versions": {"python": "3.11", "torch": "2.13.0", "numpy": "2.4.6"},
             "device": "cpu",
             "machine": "a test's machine, 2 cores",
+            "latency_machine": "a server, 4 cores",
             "git_commit": None,
         }
         folder = run_folder(root, dataset, model, arm, seed)

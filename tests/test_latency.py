@@ -51,6 +51,7 @@ def test_members_that_were_built_alike_get_one_latency(
     assert len(set(by_name.values())) == len(by_name) == 3
     for old, new in zip(before, after, strict=True):
         assert 0 < new["latency_ms"] == by_name[new["model"], new["arm"]] < 1e5
+        assert new.pop("latency_machine") == old["machine"]
         assert new | {"latency_ms": 1e9} == old
     assert "deepfm/joint:2: " in capsys.readouterr().out
     assert not list(runs.rglob("*.partial"))

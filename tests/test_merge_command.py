@@ -132,6 +132,7 @@ def test_merges_and_reports(plain: tuple[Path, str]) -> None:
         assert f"]({picture})" in report
         assert (results / picture).read_bytes().startswith(b"\x89PNG")
     assert "test 500" in report and "a test's machine, 2 cores" in report
+    assert "latency measured on: a server, 4 cores" in report
     assert "fm 1, 2, 3" in report and "2,300" in report  # 2 x 1000 + 3 x 100 multiply-adds
     for value in whole["test_auc"]:
         assert f"{value:.5f}" in report and f"{value:.5f}" in printed

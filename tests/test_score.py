@@ -14,7 +14,7 @@ from data.prepare import prepare_like
 from data.split import random_split
 from modules.runs import Member, find_members
 from modules.scoring.metrics import auc, sigmoids
-from modules.training import WEIGHTS
+from modules.weights import WEIGHTS
 from scripts import score
 from tests.conftest import run_command
 

@@ -93,6 +93,9 @@ def test_a_soup_needs_members_of_the_same_settings(encoded: Path, runs: Path) ->
     assert "seed-7 is missing; train the arm base first" in missing.failure
     other = outcome(config("soup:2", 5, "lr=2e-2"), encoded, runs)
     assert "was trained with lr=0.01, and arm 'soup:2' is asked for with lr=0.02" in other.failure
+    lost = runs / "toy/deepfm/base/seed-6/model.safetensors"
+    lost.unlink()
+    assert f"{lost}: not this member's weights" in outcome(config("soup:2"), encoded, runs).failure
     assert not list(runs.glob("toy/deepfm/soup*/*"))
 
 

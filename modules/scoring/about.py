@@ -31,7 +31,7 @@ class About:
     seeds: dict[str, list[int]]  # per model, of the merged members
     arm: str  # that is merged
     pool: str  # of intervals and costs
-    trained_on: dict[str, list[str]]  # machine, device, versions, commit: every value met
+    trained_on: dict[str, list[str]]  # machines, device, versions, commit: every value met
     best: Best | None  # of a planted log
     own_settings: dict[str, dict[str, str]] = field(default_factory=dict)  # of arms, see settings
 
@@ -45,6 +45,9 @@ class About:
         everyone = [*runs, *members.rivals]
         trained_on = {
             "machine": {str(reported(run, "machine")) for run in everyone},
+            "latency measured on": {
+                str(run.report.get("latency_machine", reported(run, "machine"))) for run in everyone
+            },
             "device": {str(reported(run, "device")) for run in everyone},
             "versions": {
                 ", ".join(f"{name} {number}" for name, number in reported(run, "versions").items())
