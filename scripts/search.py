@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             raise RunError("no trial was completed; give it more --trials or --seconds")
         path = configuration.CONFIGS / "profiles" / f"{args.name}.yaml"
-        path.write_text(profile_of(study, task, argv))
+        path.write_text(profile_of(study, task, args.profile, argv))
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -199,15 +199,23 @@ def run_trial(trial: optuna.Trial, task: Task) -> float:
     return figures[f"{task.objective}_logloss"]
 
 
-def profile_of(study: optuna.Study, task: Task, argv: Sequence[str]) -> str:
-    """The best trial as a profile: what differs from the data set's settings, and whence."""
-    best = with_settings(task.config, rounded(study.best_trial.params))
-    plain = resolve(task.config.dataset, task.config.model).to_dict()
-    found = best.to_dict()
+def profile_of(
+    study: optuna.Study, task: Task, profiles: Sequence[str], argv: Sequence[str]
+) -> str:
+    """The best trial as a profile, and whence: to be used alone or behind `profiles`.
+
+    It says what differs from the data set's settings, or from these with `profiles`.
+    """
+    found = with_settings(task.config, rounded(study.best_trial.params)).to_dict()
+    plain, given = (
+        resolve(task.config.dataset, task.config.model, profiles=names).to_dict()
+        for names in ((), profiles)
+    )
     differing = {
         key: value
         for part in ("training", "model_settings")
-        for key, _, value in setting_differences(plain[part], found[part])
+        for before in (plain, given)
+        for key, _, value in setting_differences(before[part], found[part])
     }
     figures = study.best_trial.user_attrs
     arm = task.config.arm

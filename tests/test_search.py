@@ -76,6 +76,22 @@ def test_the_profile_is_the_trial_with_the_best_objective(
     assert "member-epochs" in comment
 
 
+def test_the_profile_is_the_best_trial_behind_the_given_profiles_too(
+    search: ModuleType, tmp_path: Path
+) -> None:
+    """Where a found value is the data set's own, but not the given profile's."""
+    profiles = tmp_path / "configs/profiles"
+    (profiles / "three.yaml").write_text("{epochs: 3, embedding_dim: 4, hidden_units: [8]}")
+    flags = ["--dataset", "avazu", "--model", "deepfm", "--members", "1", "--trials", "1"]
+    more = ["--profile", "three", "--search", "lr", "--name", "toy", "--set", "epochs=1"]
+    assert search.main([*flags, *more]) == 0
+    alone, behind = (
+        resolve("avazu", "deepfm", profiles=names) for names in (["toy"], ["three", "toy"])
+    )
+    assert alone == behind
+    assert alone.training.epochs == 1 and alone.training.embedding_dim == 4
+
+
 def test_a_search_goes_on_where_it_was(
     search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
