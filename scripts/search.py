@@ -66,7 +66,8 @@ SEARCHED = (
     "bootstrap",
     "epochs",
 )
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+FAILURE = "failure"  # a failed trial's attribute: why; without it the trial was interrupted
+HEADING = "# Found on validation alone, by: "
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parse(argv)
     try:
+        path = _profile_path(args.name)
         task = _task(args)
         study = _open_study(args, task)
         deadline = time.monotonic() + args.seconds
-        while _ended(study) < args.trials and time.monotonic() < deadline:
+        while len(_ended(study)) < args.trials and time.monotonic() < deadline:
             study.optimize(lambda trial: run_trial(trial, task), n_trials=1, catch=(RunError,))
-            print(_describe(study.get_trials(states=ENDED)[-1]), flush=True)
+            print(_describe(_ended(study)[-1]), flush=True)
         print(_budget(study, task))
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             raise RunError("no trial was completed; give it more --trials or --seconds")
-        path = configuration.CONFIGS / "profiles" / f"{args.name}.yaml"
         path.write_text(profile_of(study, task, args.profile, argv))
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
@@ -174,7 +175,14 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
 
 def run_trial(trial: optuna.Trial, task: Task) -> float:
     """Train the members of a trial; the validation log loss that it is judged by."""
-    config = with_settings(task.config, suggest(trial, task))
+    try:
+        return _judged(trial, task, with_settings(task.config, suggest(trial, task)))
+    except RunError as error:
+        trial.set_user_attr(FAILURE, str(error))
+        raise
+
+
+def _judged(trial: optuna.Trial, task: Task, config: RunConfig) -> float:
     started = time.perf_counter()
     total = np.zeros(len(task.labels))
     losses: list[float] = []
@@ -225,7 +233,7 @@ def profile_of(
         else ""
     )
     comment = (
-        f"# Found on validation alone, by: python scripts/search.py {shlex.join(argv)}\n"
+        f"{HEADING}python scripts/search.py {shlex.join(argv)}\n"
         f"# {_budget(study, task)}\n"
         f"# Validation log loss: {figures['merged_logloss']:.5f} merged, "
         f"{figures['member_logloss']:.5f} the mean member.\n{use}"
@@ -238,6 +246,16 @@ def _val_logits(config: RunConfig, task: Task) -> tuple[np.ndarray, int]:
     with TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         trainer, epochs = fit_member(config, task.schema, task.data, Path(folder), task.device)
     return trainer.best_val_logits, len(epochs)
+
+
+def _profile_path(name: str) -> Path:
+    """Where the profile goes; `ConfigError` where a file of somebody's own would be lost."""
+    path = configuration.CONFIGS / "profiles" / f"{name}.yaml"
+    if path.name != f"{name}.yaml":
+        raise ConfigError(f"--name {name}: a name, not a path")
+    if path.exists() and not path.read_text().startswith(HEADING):
+        raise ConfigError(f"--name {name}: {path} is not of a search; choose another name")
+    return path
 
 
 def _task(args: argparse.Namespace) -> Task:
@@ -304,7 +322,30 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
             f"{journal} is a search with {key}={there!r}, not {here!r}; choose another --name, or "
             f"begin anew with --force"
         )
+    _queue_interrupted(study)
     return study
+
+
+def _queue_interrupted(study: optuna.Study) -> None:
+    """Queue the trials in which a search was stopped, unless they are queued or made up for."""
+    trials = study.get_trials()
+    settled = [_drawn(trial) for trial in trials if not _was_interrupted(trial)]
+    for settings in map(_drawn, filter(_was_interrupted, trials)):
+        if settings and settings not in settled:
+            study.enqueue_trial(settings)
+            settled.append(settings)
+
+
+def _was_interrupted(trial: optuna.trial.FrozenTrial) -> bool:
+    return trial.state == TrialState.RUNNING or (
+        trial.state == TrialState.FAIL and FAILURE not in trial.user_attrs
+    )
+
+
+def _drawn(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """What was to be tried: as it was queued, or as the sampler drew it."""
+    queued: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return {**queued, **trial.params}
 
 
 def _best_value(study: optuna.Study) -> float:
@@ -312,12 +353,14 @@ def _best_value(study: optuna.Study) -> float:
     return min((value for value in values if value is not None), default=float("inf"))
 
 
-def _ended(study: optuna.Study) -> int:
-    return len(study.get_trials(states=ENDED))
+def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that count, in the order in which they were begun."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    return [trial for trial in study.get_trials(states=states) if not _was_interrupted(trial)]
 
 
 def _budget(study: optuna.Study, task: Task) -> str:
-    trials = study.get_trials(states=ENDED)
+    trials = _ended(study)
     epochs = sum(trial.user_attrs.get("member_epochs", 0) for trial in trials)
     seconds = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
     first = task.config.seed
@@ -337,7 +380,7 @@ def _describe(trial: optuna.trial.FrozenTrial) -> str:
         f"merged {figures['merged_logloss']:.5f} (AUC {figures['merged_auc']:.5f}), "
         f"member {figures['member_logloss']:.5f}, {figures['seconds']:.0f} s"
         if "seconds" in figures
-        else "no member"
+        else figures.get(FAILURE, "no member")
     )
     return f"trial {trial.number} {trial.state.name.lower()}: {scores}; {settings}"
 

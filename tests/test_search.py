@@ -110,6 +110,58 @@ def test_a_search_goes_on_where_it_was(
     assert capsys.readouterr().out.startswith("trial 0 ")
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_trial_in_which_a_search_was_stopped_is_made_up_for(
+    search: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    killed: bool,
+) -> None:
+    if killed:  # a process that is gone leaves its trial as it was
+        args = search._parse(command())
+        search._open_study(args, search._task(args)).ask()
+    else:
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(search, "fit_member", stop)
+            search.main(command("--trials", "2"))
+    for trials in ("4", "5"):
+        assert search.main(command("--trials", trials)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = [line for line in lines if line.startswith("trial")]
+    assert [line.split()[1] for line in found] == ["1", "2", "3", "4", "5"]
+    as_configured = [" vary=init " in line and line.endswith(" lr=0.01") for line in found]
+    assert as_configured[:4] == [False, False, False, True]
+    assert "5 trials of up to 2 members" in lines[-2]
+
+
+def test_a_trial_that_fails_counts_and_says_why(
+    search: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--members", "1", "--trials", "1", "--search", "vary"]
+    assert search.main([*command(*flags), "lr=1e30"]) == 1
+    captured = capsys.readouterr()
+    assert "trial 0 fail: deepfm seed 2021: the loss is" in captured.out
+    assert "no trial was completed" in captured.err
+    assert search.main([*command(*flags), "lr=1e30"]) == 1
+    assert "trial 1" not in capsys.readouterr().out
+
+
+def test_a_profile_of_ones_own_is_not_overwritten(
+    search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "configs/profiles/mine.yaml"
+    mine.write_text("epochs: 2\n")
+    for name, said in (("mine", "mine.yaml is not of a search"), ("a/b", "a name, not a path")):
+        assert search.main([*command(), "--name", name]) == 1
+        assert said in capsys.readouterr().err
+    assert mine.read_text() == "epochs: 2\n"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_schedules_are_searched_and_a_falling_rate_may_start_higher(
     search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
