@@ -15,7 +15,7 @@ from modules.scoring.metrics import MetricError
 from modules.scoring.pools import POOLS, check_pools
 from modules.scoring.report_tables import main_table
 from modules.scoring.results import write_results
-from modules.scoring.tables import Tables, read_tables
+from modules.scoring.tables import TABLES_NEEDED, Tables, read_tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         report, *pictures = write_results(folder, tables, latex=flags.latex)
     except (RunError, MetricError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (KeyError, IndexError, ValueError) as error:
+        if not flags.tables:
+            raise
+        print(f"error: {flags.tables}: {error!r}; {TABLES_NEEDED}", file=sys.stderr)
         return 1
     print(f"Merging on the {tables.about.log}\n\n{main_table(tables).render('simple')}\n")
     print(f"{answer(tables)}\n\nreport:   {report}")

@@ -113,6 +113,43 @@ def test_merges_meet_the_arm_whose_cost_is_nearest(tables: Tables) -> None:
     assert duel["auc_gain"] == pytest.approx(merge["test_auc"] - arm["test_auc"], abs=1e-12)
 
 
+def test_budgets_are_those_of_merges_and_of_arms_that_no_merge_costs(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed)
+    for arm, macs in {
+        "width:1.2": 1200,
+        "width:2": 2000,
+        "width:2.5": 2500,
+        "width:4": 4000,
+    }.items():
+        log.write_run(tmp_path, "deepfm", 1, arm=arm, macs=macs)
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    duels = tables.budget[tables.budget["against"] != "base"]
+    assert dict(zip(duels["against"], duels["k"], strict=True)) == {"width:2": 2, "width:2.5": 3}
+    alone, two, three, four = answer(tables).split("\n\n")[1:5]
+    assert alone.startswith("At 1.2x the base's multiply-adds: width:1.2 ")
+    assert four.startswith("At 4.0x the base's multiply-adds: width:4 ")
+    for budget in (alone, four):
+        assert budget.endswith("; no merge costs as much.")
+    for k, arm, budget in ((2, "width:2", two), (3, "width:2.5", three)):
+        merge = line(tables, "deepfm", "merged", k, arm)
+        assert budget.startswith(f"At {k}.0x the base's multiply-adds: merging {k} x deepfm ")
+        assert budget.count("width:") == 2  # what it gains, and who is ahead
+        assert f"of {arm} ({merge['auc_gain']:+z.5f} " in budget or f"behind {arm}" in budget
+
+
+def test_a_mix_is_compared_with_its_mean_module_whatever_the_seeds(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed, macs=1900)
+    log.write_run(tmp_path, "lr", 1, macs=100)
+    log.write_run(tmp_path, "deepfm+lr", 1, arm="joint:2", macs=2000)
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    assert line(tables, "deepfm+lr", "base", 1)["macs_per_row"] == 1000
+    assert line(tables, "deepfm+lr", "joint:2", 1)["factor"] == 2.0
+
+
 def test_a_joint_training_of_two_models_meets_their_pairs(root: Path, tables: Tables) -> None:
     base = line(tables, "deepfm+fm", "base", 1)
     assert base["macs_per_row"] == 550 and base["runs"] == 6
@@ -191,7 +228,19 @@ def test_beside_an_arm_of_the_bases_own_cost_the_merge_speaks_alone(tmp_path: Pa
     text = answer(tables)
     assert "At the base's own multiply-adds: soup:3 loses " in text
     assert "At 3.0x the base's multiply-adds: merging 3 x deepfm gains " in text
-    assert "No bigger deepfm was trained" in text
+    assert "No bigger deepfm was trained" in text and "--models deepfm --arms width:2" in text
+
+
+def test_the_answer_names_the_arm_that_is_merged(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed, arm="joint:2")
+    members = load_members(tmp_path, "avazu", arm="joint:2")
+    text = answer(make_tables("avazu", members, pools=["logit"], max_subsets=4))
+    assert text.startswith("deepfm's joint:2 (the best on validation), has test AUC 0.")
+    assert "At 3.0x the joint:2's multiply-adds: merging 3 x deepfm gains " in text
+    assert " over joint:2, and " in text
+    assert "base" not in text
 
 
 def test_the_answer_follows_the_tables(tables: Tables) -> None:
@@ -217,6 +266,10 @@ def test_a_gain_within_noise_is_called_that(tables: Tables) -> None:
     budget.loc[merge, "auc_low"] = -0.0005
     said = "gains +0.00100 AUC [-0.00050, +0.00150] (within noise) over base"
     assert said in answer(Tables(**{**vars(tables), "budget": budget}))
+    duel = budget["against"] == "depth:3"
+    for low, said in ((0.0005, "is within the noise of seeds of"), (-0.0005, "is within noise of")):
+        budget.loc[duel, ["auc_gain", "auc_low", "auc_verdict"]] = 0.001, low, "noise"
+        assert f"{said} depth:3 (+0.00100 " in answer(Tables(**{**vars(tables), "budget": budget}))
 
 
 def test_an_arm_that_fails_is_named_and_does_not_squeeze_the_rest(tables: Tables) -> None:
@@ -229,6 +282,7 @@ def test_an_arm_that_fails_is_named_and_does_not_squeeze_the_rest(tables: Tables
     assert f"soup:3 {soup:.4f} ↓" in "\n".join(text.get_text() for text in panel.texts)
     assert tables.about.best is not None
     drawn = low < tables.about.best.auc < high
+    assert "width:2" not in "\n".join(text.get_text() for text in panel.texts)
     named = any("best possible" in text.get_text() for text in panel.texts)
     assert drawn != named
 

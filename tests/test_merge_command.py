@@ -244,6 +244,26 @@ def test_from_says_which_table_is_missing(
     assert {file.name for file in tmp_path.iterdir()} == set(TABLES) - {name}
 
 
+@pytest.mark.parametrize("lines", [0, 1])
+@pytest.mark.parametrize("name", ["members.csv", "merged.csv", "budget.csv"])
+def test_from_says_that_a_table_is_not_whole(
+    plain: tuple[Path, str],
+    tmp_path: Path,
+    name: str,
+    lines: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for table in TABLES:
+        shutil.copy(plain[0] / "results/avazu" / table, tmp_path)
+    whole = (tmp_path / name).read_text()
+    (tmp_path / name).write_text("".join(whole.splitlines(keepends=True)[:lines]))
+    assert command.main(["--from", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and "merge.py --dataset" in error
+    assert len(error.splitlines()) == 1
+    assert {file.name for file in tmp_path.iterdir()} == set(TABLES)
+
+
 def test_neither_data_set_nor_tables_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         command.main([])
@@ -268,7 +288,7 @@ def test_one_seed_a_model_leaves_the_noise_unknown(tmp_path: Path) -> None:
 
 
 def add_wider_fm(home: Path) -> None:
-    FakeLog().write_run(home / "runs", "fm", 1, arm="width:2")
+    FakeLog().write_run(home / "runs", "fm", 1, arm="width:2", macs=200)
 
 
 def copy_run_of_other_data(home: Path) -> None:

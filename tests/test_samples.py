@@ -10,6 +10,8 @@ import pytest
 
 import merge as command
 from modules.scoring.answer import answer
+from modules.scoring.cost_picture import draw_cost
+from modules.scoring.pictures import draw_calibration
 from modules.scoring.tables import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +29,31 @@ def test_the_tables_alone_give_answer_and_pictures(folder: Path, tmp_path: Path)
     assert {"cost_auc.png", "cost_logloss.png"} <= {path.name for path in drawn.iterdir()}
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert f"results/samples/{folder.name}" in FINDINGS.read_text()
+
+
+@pytest.mark.parametrize("metric", ["auc", "logloss"])
+@pytest.mark.parametrize("name", ["criteo-official-settings", "avazu-official-settings"])
+def test_only_what_lies_beyond_a_panel_is_named_at_its_edge(name: str, metric: str) -> None:
+    tables = read_tables(ROOT / "results/samples" / name)
+    named = 0
+    for panel in draw_cost(tables.about, tables.budget, metric).axes:
+        low, high = panel.get_ylim()
+        for line in "\n".join(text.get_text() for text in panel.texts).splitlines():
+            _, score, side = line.split()
+            named += 1
+            beyond = float(score) - high if side == "↑" else low - float(score)
+            assert beyond > -5e-5  # scores are rounded there
+    assert named
+
+
+@pytest.mark.parametrize("shares", [(0.27, 0.33), (0.001, 0.6), (0.0301, 0.0302)])
+def test_a_narrow_range_of_predictions_has_ticks_too(shares: tuple[float, float]) -> None:
+    about = read_tables(SAMPLES[0]).about
+    table = pd.DataFrame({"group": "fm", "prediction": "merged", "predicted": shares})
+    (panel,) = draw_calibration(about, table.assign(clicked=shares)).axes
+    for axis, (low, high) in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
+        shown = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+        assert 2 <= len(shown) <= 12
 
 
 def test_every_figure_of_the_findings_is_in_the_tables() -> None:

@@ -9,7 +9,7 @@ from modules.scoring.groups import ALL, SELECTED
 from modules.scoring.layout import interval, short
 from modules.scoring.tables import Tables
 
-SAME_BUDGET = 1.25  # arms whose multiply-adds are within this factor share a sentence
+OWN_COST = 1.05  # an arm that costs up to so much of its base is no bigger model
 
 
 def answer(tables: Tables) -> str:
@@ -31,20 +31,22 @@ def answer(tables: Tables) -> str:
             f"There is nothing to merge: one member, {_name(scores.iloc[0])}, at test AUC "
             f"{base['test_auc']:.5f} and log loss {base['test_logloss']:.5f}."
         )
+    of_base = tables.about.arm == BASE
+    who = f"The base, {model}" if of_base else f"{model}'s {tables.about.arm}"
     paragraphs = [
-        f"The base, {model} (the best on validation), has test AUC {base['test_auc']:.5f} and log "
+        f"{who} (the best on validation), has test AUC {base['test_auc']:.5f} and log "
         f"loss {base['test_logloss']:.5f}, the mean of {_seeds(base['runs'])}."
     ]
-    budgets = _budgets(arms)
-    for level in budgets:
-        paragraphs.append(_budget_sentence(level, arms, merges, rows, model))
-    bigger = any(level >= SAME_BUDGET for level in budgets)
-    if not bigger and len(merges):
-        paragraphs.append(_merge_alone(merges.iloc[-1], model))
-    if not bigger:
+    bigger = arms[arms["factor"] > OWN_COST]
+    paragraphs += _own_cost(arms.drop(bigger.index))
+    paragraphs += _budgets(bigger, merges, rows[rows["against"].isin(bigger["contender"])])
+    if bigger.empty and len(merges):
+        paragraphs.append(_merge_alone(merges.iloc[-1], tables.about.arm))
+    if bigger.empty and of_base:
         paragraphs.append(
             f"No bigger {model} was trained to compare with; `python trainer_group.py --dataset "
-            f"{tables.about.dataset} --arms width:2,width:4` trains some."
+            f"{tables.about.dataset} --models {model} --arms width:2,joint:2`, with the --profile "
+            f"and the --set of the base, trains some."
         )
     paragraphs += _own_settings(tables.about.own_settings)
     paragraphs += _tally(tables.budget)
@@ -53,47 +55,61 @@ def answer(tables: Tables) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _budgets(arms: pd.DataFrame) -> list[float]:
-    """The multiply-adds that arms spend, in those of the base, near ones taken together."""
-    levels: list[float] = []
-    for factor in sorted(arms["factor"]):
-        if not levels or factor > levels[-1] * SAME_BUDGET:
-            levels.append(factor)
-    return levels
+def _own_cost(arms: pd.DataFrame) -> list[str]:
+    """What arms gain that cost no more than their base."""
+    if arms.empty:
+        return []
+    return [f"At the base's own multiply-adds: {_gains(arms)}."]
 
 
-def _budget_sentence(
-    level: float, arms: pd.DataFrame, merges: pd.DataFrame, rows: pd.DataFrame, model: str
-) -> str:
-    """What each way to spend one budget gains, and who is ahead."""
-    here = arms[arms["factor"].between(level, level * SAME_BUDGET)]
-    said = [f"{arm['contender']} {_gain(arm)}" for _, arm in here.iterrows()]
-    if level < SAME_BUDGET:
-        return f"At the base's own multiply-adds: {'; '.join(said)}."
-    duels = rows[rows["against"].isin(here["contender"])]
-    if duels.empty:
-        budget = f"At {here['factor'].median():.1f}x the base's multiply-adds"
-        return f"{budget}: {'; '.join(said)}; no merge costs as much."
-    k = int(duels["k"].mode().iloc[0])
-    merge = merges[merges["k"] == k].iloc[0]
-    said.insert(0, f"merging {k} x {model} {_gain(merge)} over base")
+def _budgets(arms: pd.DataFrame, merges: pd.DataFrame, duels: pd.DataFrame) -> list[str]:
+    """What each way to spend a budget gains, and who is ahead: a sentence a budget.
+
+    A budget is that of K merged and the arms that are compared with them; or of an arm alone, as
+    no merge costs about as much.
+    """
+    k_of = dict(zip(duels["against"], duels["k"], strict=True))
+    budgets: dict[object, list[int]] = {}
+    for place, arm in arms.sort_values("factor").iterrows():
+        budgets.setdefault(k_of.get(arm["contender"], f"{arm['factor']:.1f}x"), []).append(place)
+    return [
+        _budget_sentence(arms.loc[sorted(places)], merges[merges["k"] == key], duels)
+        for key, places in budgets.items()
+    ]
+
+
+def _budget_sentence(arms: pd.DataFrame, merge: pd.DataFrame, duels: pd.DataFrame) -> str:
+    """One budget. merge: the row of the merge of this cost, if there is one."""
+    if merge.empty:
+        budget = f"At {arms['factor'].median():.1f}x the base's multiply-adds"
+        return f"{budget}: {_gains(arms)}; no merge costs as much."
+    duels = duels[duels["against"].isin(arms["contender"])]
     verdicts = [
-        f"{_AHEAD[duel['auc_verdict']]} {duel['against']} "
+        f"{_ahead(duel)} {duel['against']} "
         f"({duel['auc_gain']:+z.5f} {interval(duel['auc_low'], duel['auc_high'])})"
         for _, duel in duels.iterrows()
     ]
     return (
-        f"At {merge['factor']:.1f}x the base's multiply-adds: {'; '.join(said)}. "
+        f"At {_merging(merge.iloc[0], BASE)}; {_gains(arms)}. "
         f"At this cost merging {', '.join(verdicts)}."
     )
 
 
-def _merge_alone(merge: pd.Series, model: str) -> str:
-    loss = interval(merge["logloss_low"], merge["logloss_high"])
+def _gains(arms: pd.DataFrame) -> str:
+    return "; ".join(f"{arm['contender']} {_gain(arm)}" for _, arm in arms.iterrows())
+
+
+def _merging(merge: pd.Series, arm: str) -> str:
+    """ "2.0x the base's multiply-adds: merging 2 x deepfm gains ... over base"."""
     return (
-        f"At {merge['factor']:.1f}x the base's multiply-adds: merging {merge['k']} x {model} "
-        f"{_gain(merge)} over base, and {merge['logloss_gain']:+z.5f} nats of log loss {loss}."
+        f"{merge['factor']:.1f}x the {arm}'s multiply-adds: merging {merge['k']} x "
+        f"{merge['group']} {_gain(merge)} over {arm}"
     )
+
+
+def _merge_alone(merge: pd.Series, arm: str) -> str:
+    loss = interval(merge["logloss_low"], merge["logloss_high"])
+    return f"At {_merging(merge, arm)}, and {merge['logloss_gain']:+z.5f} nats of log loss {loss}."
 
 
 def _own_settings(arms: dict[str, dict[str, str]]) -> list[str]:
@@ -158,18 +174,23 @@ def _noise_note(noise: float) -> str:
     )
 
 
-_AHEAD = {"gain": "is ahead of", "loss": "is behind", "noise": "is within noise of"}
-
-
 def _gain(row: pd.Series, gains: str = "gains", loses: str = "loses") -> str:
     """ "gains +0.00210 AUC [+0.00170, +0.00250]", with the verdict where it is noise."""
     verb = gains if row["auc_gain"] >= 0 else loses
-    noise = ""
-    if row["auc_verdict"] == "noise":
-        decided = not row["auc_low"] <= 0 <= row["auc_high"]
-        noise = " (within the noise of seeds)" if decided else " (within noise)"
+    noise = f" (within {_noise(row)})" if row["auc_verdict"] == "noise" else ""
     gain = f"{row['auc_gain']:+z.5f}" if row["auc_gain"] >= 0 else f"{-row['auc_gain']:.5f}"
     return f"{verb} {gain} AUC {interval(row['auc_low'], row['auc_high'])}{noise}"
+
+
+def _ahead(duel: pd.Series) -> str:
+    """The verdict on a merge against an arm."""
+    words = {"gain": "is ahead of", "loss": "is behind", "noise": f"is within {_noise(duel)} of"}
+    return words[duel["auc_verdict"]]
+
+
+def _noise(row: pd.Series) -> str:
+    """Which noise a difference is within: that of these rows, or only that of seeds."""
+    return "noise" if row["auc_low"] <= 0 <= row["auc_high"] else "the noise of seeds"
 
 
 def _seeds(count: int) -> str:

@@ -22,6 +22,7 @@ from modules.scoring.significance import (
 )
 
 BASE, MERGED = "base", "merged"
+SAME_COST = 1.25  # an arm and a merge whose multiply-adds differ by more are not compared
 MAX_PROFILES = 10  # subsets of one size behind an interval: all of them up to five seeds
 COSTS = (
     "macs_per_row",
@@ -65,6 +66,7 @@ def budget_table(
 ) -> pd.DataFrame:
     """Every arm and every merge at its cost, against the base and at equal cost against each arm.
 
+    An arm is compared with the merge of the nearest multiply-adds, if these are within `SAME_COST`.
     A contender's score is the mean over its seeds, or over subsets of K members, `MAX_PROFILES` at
     most; its interval is that of this mean on these test rows. The factor is the multiply-adds a
     row over those of the mean base member.
@@ -111,7 +113,7 @@ def _families(
     mixes = rival_scores["model"].unique() if len(rival_scores) else []
     for mix in [name for name in mixes if MIX in name]:
         parts = [by_model[model] for model in mix.split(MIX)]
-        base = [i for places in parts for i in places]
+        base = [i for places in parts for i in places[: min(map(len, parts))]]  # as in the merges
         yield Family(mix, mix, base, _rounds(parts))
     named = {group.name: group for group in groups}
     if ALL in named:
@@ -207,10 +209,15 @@ def _cost(scores: pd.DataFrame, subsets: Sequence[tuple[int, ...]]) -> dict[str,
 def _nearest(
     arm: Contender, base: Contender, costs: dict[tuple[str, int], dict[str, float]]
 ) -> tuple[str, int]:
-    """The merge whose multiply-adds are nearest to the arm's, in proportion; maybe the base."""
+    """The merge whose multiply-adds are nearest to the arm's, in proportion.
+
+    The base, with which an arm is compared anyway, where none is within `SAME_COST`.
+    """
     macs = {(BASE, 1): base.cost, **costs}
     wanted = np.log(arm.cost["macs_per_row"])
-    return min(macs, key=lambda key: abs(np.log(macs[key]["macs_per_row"]) - wanted))
+    away = {key: abs(np.log(cost["macs_per_row"]) - wanted) for key, cost in macs.items()}
+    nearest = min(away, key=lambda key: away[key])
+    return nearest if away[nearest] <= np.log(SAME_COST) else (BASE, 1)
 
 
 def _row(

@@ -57,12 +57,12 @@ def draw_cost(about: About, budget: pd.DataFrame, metric: str) -> Figure:
             _draw_merges(panel, rows[rows["contender"] == contender], contender, metric)
         _draw_arms(panel, rows[~rows["contender"].isin([BASE, *MERGES])], metric)
         _scale_by_factor(panel, rows["factor"])
-        outside = _scale_by_score(panel, rows, metric)
+        _scale_by_score(panel, rows, metric)
+        scores = list(zip(rows["contender"], rows[f"test_{metric}"], strict=True))
         if about.best is not None:
-            best = getattr(about.best, metric)
-            if not _draw_best(panel, best):
-                outside.append(("best possible", best))
-        _note_outside(panel, outside)
+            scores.append(("best possible", getattr(about.best, metric)))
+            _draw_best(panel, scores[-1][1])
+        _note_outside(panel, scores)
         title = f"several models, against {base['base_model']}" if group == ALL else group
         panel.set_title(f"{title}\n1x = {short(base['macs_per_row'])} multiply-adds", fontsize=9)
     label_axes(panels, "multiply-adds a row, base = 1x", f"test {name}")
@@ -142,8 +142,8 @@ def _scale_by_factor(panel: Axes, factors: pd.Series) -> None:
     panel.ticklabel_format(axis="y", useOffset=False)
 
 
-def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> list[tuple[str, float]]:
-    """Fit the panel to base and merges; the arms that this leaves outside, and their scores.
+def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> None:
+    """Fit the panel to base and merges, and to the arms that are not far away.
 
     An arm that fails, as averaged weights of independent seeds do, would squeeze all others.
     """
@@ -158,28 +158,26 @@ def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> list[tuple[
     low, high = (score - half)[inside].min(), (score + half)[inside].max()
     margin = 0.06 * max(high - low, 1e-6)
     panel.set_ylim(low - margin, high + margin)
-    return list(zip(rows["contender"][~inside], score[~inside], strict=True))
 
 
-def _draw_best(panel: Axes, best: float) -> bool:
+def _draw_best(panel: Axes, best: float) -> None:
     """Draw the line if it does not squeeze the rest."""
     low, high = panel.get_ylim()
     if not low - (high - low) <= best <= high + (high - low):
-        return False
+        return
     panel.axhline(best, color=PINK, linewidth=1.5, label="best possible")
     margin = 0.06 * (high - low)
     panel.set_ylim(min(low, best - margin), max(high, best + margin))
-    return True
 
 
-def _note_outside(panel: Axes, outside: Sequence[tuple[str, float]]) -> None:
+def _note_outside(panel: Axes, scores: Sequence[tuple[str, float]]) -> None:
     """Name what lies beyond the panel at the edge that it lies beyond."""
-    middle = sum(panel.get_ylim()) / 2
+    low, high = panel.get_ylim()
     for above in (True, False):
         names = [
             f"{name} {score:.4f} {'↑' if above else '↓'}"
-            for name, score in outside
-            if (score > middle) == above
+            for name, score in scores
+            if (score > high if above else score < low)
         ]
         if names:
             panel.annotate(

@@ -256,6 +256,8 @@ def _draw_map(
 def _plain_ticks(panel: Axes, ends: Sequence[float]) -> None:
     """A few round probabilities on both logarithmic axes."""
     ticks = [tick for tick in _ROUND if ends[0] * 0.95 <= tick <= ends[1] * 1.05]
+    if len(ticks) < 2:  # a narrow range
+        ticks = list(MaxNLocator(nbins=4).tick_values(*ends))
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(FixedLocator(ticks))
         axis.set_minor_locator(NullLocator())

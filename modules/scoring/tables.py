@@ -13,6 +13,7 @@ from modules.scoring.about import About
 
 ABOUT = "about.json"
 OPTIONAL = ("calibration",)
+TABLES_NEEDED = "--from needs the tables that `merge.py --dataset NAME` writes into results/NAME"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read_tables(folder: Path) -> Tables:
     try:
         about = About.from_json(json.loads((folder / ABOUT).read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder / ABOUT}: {error!r}; {_WAY_OUT}") from error
+        raise RunError(f"{folder / ABOUT}: {error!r}; {TABLES_NEEDED}") from error
     frames = {}
     for name in ("members", "merged", "budget", "diversity", "curve", "calibration"):
         path = folder / f"{name}.csv"
@@ -56,8 +57,5 @@ def read_tables(folder: Path) -> Tables:
         except pd.errors.EmptyDataError:  # a single member has no pair
             frames[name] = pd.DataFrame()
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}: {error}; {_WAY_OUT}") from error
+            raise RunError(f"{path}: {error}; {TABLES_NEEDED}") from error
     return Tables(about, **frames)
-
-
-_WAY_OUT = "--from needs the tables that `merge.py --dataset NAME` writes into results/NAME"
