@@ -212,6 +212,8 @@ def test_parquet_columns_of_every_plain_type_become_texts(tmp_path: Path) -> Non
             "price": pa.array([*map(str, range(4))] * 10).cast(pa.decimal128(5, 2)),
             "nothing": pa.nulls(rows),
             "stamp": pa.array([START] * rows, pa.timestamp("ms", "Asia/Tokyo")),
+            "offset": pa.array([START] * rows, pa.timestamp("ms", "-05:30")),
+            "__index_level_0__": range(rows),
         }
     )
     pq.write_table(table, tmp_path / "log.parquet")
@@ -225,13 +227,27 @@ def test_parquet_columns_of_every_plain_type_become_texts(tmp_path: Path) -> Non
         "day": {"", "2024-02-29"},
         "price": {"0.00", "1.00", "2.00", "3.00"},
         "nothing": {""},
+        "offset": {"2024-05-31 16:30:00.000-0530"},
     }
 
 
-def test_a_nested_parquet_column_can_only_be_dropped(tmp_path: Path) -> None:
-    table = pa.table({"clicked": [0, 1] * 20, "user": [1, 2] * 20, "tags": [["a"], []] * 20})
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [
+        (pa.array([["a"], []] * 20), "list<"),
+        (pa.array([b"\xff" * 16] * 40, pa.binary(16)), "fixed_size_binary"),
+        (pa.array([b"\xff" * 16] * 40, pa.uuid()), "extension<arrow.uuid>"),
+        (pa.array([b"\xff"] * 40).dictionary_encode(), "binary"),
+        (pa.array([timedelta(1)] * 40), "duration"),
+        (pa.array([0] * 40, pa.timestamp("s", "Europe/Nowhere")), "timestamp.*zone is unknown"),
+    ],
+)
+def test_a_parquet_column_without_a_text_can_only_be_dropped(
+    tmp_path: Path, tags: pa.Array, kind: str
+) -> None:
+    table = pa.table({"clicked": [0, 1] * 20, "user": [1, 2] * 20, "tags": tags})
     pq.write_table(table, tmp_path / "log.parquet")
-    with pytest.raises(DataError, match=r"log.parquet: column 'tags' is of type list<.*tags: drop"):
+    with pytest.raises(DataError, match=rf"log.parquet: column 'tags' is of type {kind}"):
         prepare_own(tmp_path, files="log.parquet", fields=None)
     prepare_own(tmp_path, files="log.parquet", fields={"tags": "drop"})
 
@@ -380,6 +396,10 @@ def _field(column: str, transform: str, time: str = "iso") -> pl.Expr:
         ("iso", "2024-06-01T23:59:58.25Z", "2024-06-01T23:59:58.25"),
         ("iso", "2024-06-01T23:59:58+02:00", "2024-06-01T21:59:58"),
         ("iso", "2024-06-01 23:59:58-0330", "2024-06-02T03:29:58"),
+        ("iso", "2024-06-01 23:59:58.5-03", "2024-06-02T02:59:58.5"),
+        ("iso", "31-05-24", None),
+        ("iso", "24-05-31 10:00", None),
+        ("iso", " 2024-06-01", None),
         ("iso", "2024-02-30", None),
         ("iso", "2024-06-01T24:00:00", None),
         ("iso", "1717286398", None),
@@ -475,6 +495,25 @@ def test_a_split_by_time_trains_on_the_oldest_rows(tmp_path: Path, shares: list[
     assert found["train"] != sorted(found["train"])
     assert found["val"] == sorted(oldest_first[first:second])
     assert found["test"] == sorted(oldest_first[second:])
+
+
+def test_a_split_by_time_compares_parquet_times_of_several_zones(tmp_path: Path) -> None:
+    """Two files, of which one is later though its clocks show less; and an hour that is twice."""
+    start = datetime(2024, 10, 26, 23, tzinfo=UTC)  # in Berlin 2:00 comes at 24:00 and 1:00 UTC
+    for name, zone, first in (("a", "Europe/Berlin", 0), ("b", "America/New_York", 200)):
+        numbers = range(first, first + 200)
+        times = [start + timedelta(minutes=number) for number in numbers]
+        columns = {
+            "time": pa.array(times, pa.timestamp("us", zone)),
+            "user": [str(number) for number in numbers],
+            "clicked": [number % 2 for number in numbers],
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    split = {"rule": "time", "column": "time", "shares": [2, 3, 5]}
+    prepare_own(tmp_path, files=["a.parquet", "b.parquet"], split=split, **ONLY_USER)
+    found = numbers_of(tmp_path / "set")
+    assert sorted(found["train"]) == list(range(80))
+    assert (found["val"], found["test"]) == (list(range(80, 200)), list(range(200, 400)))
 
 
 def test_a_split_by_files_takes_each_file_as_it_is_told(tmp_path: Path) -> None:
@@ -716,6 +755,14 @@ def test_a_damaged_parquet_file_is_named_by_row_group(tmp_path: Path) -> None:
     path.write_bytes(damaged[:-9])
     with pytest.raises(DataError, match=r"log.parquet: unreadable Parquet file"):
         prepare_own(tmp_path, files="log.parquet")
+
+
+def test_parquet_text_that_is_not_utf8_is_named_by_row_group(tmp_path: Path) -> None:
+    users = pa.array([b"u"] * 30 + [b"\xff"] * 10).view(pa.string())
+    table = pa.table({"clicked": [0, 1] * 20, "user": users})
+    pq.write_table(table, tmp_path / "log.parquet", row_group_size=20)
+    with pytest.raises(DataError, match=r"log.parquet, row group 1: column 'user': not UTF-8 "):
+        prepare_own(tmp_path, files="log.parquet", fields=None)
 
 
 def test_a_parquet_file_names_its_columns_itself(tmp_path: Path) -> None:
