@@ -304,6 +304,13 @@ def test_several_files_are_one_log_in_order(tmp_path: Path) -> None:
     assert content(tmp_path / "set") == content(tmp_path / "expected")
 
 
+def test_a_pattern_is_looked_up_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "logs [1]*"
+    folder.mkdir()
+    (folder / "log.csv").write_bytes(as_csv(small_log()))
+    assert prepare_own(folder, files="*.csv").rows["train"] == 240
+
+
 # --------------------------------------------------- fields, labels, thresholds
 
 
@@ -572,9 +579,12 @@ def test_a_vocabulary_of_the_training_rows_holds_for_every_split(tmp_path: Path,
         ({"files": None}, "log.yaml: `files` is missing"),
         ({"files": "lgo*.csv"}, "log.yaml: files: no file 'lgo*.csv' in "),
         ({"files": []}, "log.yaml: files: an empty list"),
+        ({"files": "log**.csv"}, "files: 'log**.csv' is neither a file nor a pattern, as clicks*"),
+        ({"files": "/"}, "log.yaml: files: '/' is neither a file nor a pattern"),
         ({"files": ["log.csv", "l*.csv"]}, "log.csv is named twice"),
         ({"format": "cvs"}, "log.yaml: format: unknown value 'cvs'; did you mean 'csv'?"),
         ({"separator": "||"}, "log.yaml: separator: '||' is not one character"),
+        ({"separator": "\0"}, "log.yaml: separator: '\\x00' is not one character"),
         ({"quotes": "no"}, "log.yaml: quotes: 'no' is neither true nor false"),
         ({"columns": ["a", "a", "b"]}, "log.csv: column 2 is a second 'a'"),
         ({"columns": [True]}, "log.yaml: columns: YAML reads yes, no, on, off"),
@@ -602,6 +612,8 @@ def test_a_vocabulary_of_the_training_rows_holds_for_every_split(tmp_path: Path,
         ),
         ({"fields": {"user": {"threshold": 0}}}, "user: threshold: 0 is not a whole number of at"),
         ({"fields": {"label": {"column": "user"}}}, "a field cannot be called 'label'"),
+        ({"fields": {"clicked": "none"}}, "fields: clicked: 'clicked' is the label's column"),
+        ({"fields": {"x": {"column": "clicked"}}}, "fields: x: 'clicked' is the label's column"),
         ({"fields": {}, "label": "user", "columns": ["user"]}, "no column is left to be a field"),
         ({"threshold": "2"}, "log.yaml: threshold: '2' is not a whole number"),
         ({"threshold": True}, "log.yaml: threshold: True is not a whole number"),
@@ -609,6 +621,7 @@ def test_a_vocabulary_of_the_training_rows_holds_for_every_split(tmp_path: Path,
         ({"split": "ramdom"}, "log.yaml: split: rule: unknown value 'ramdom'; did you mean 'rand"),
         ({"split": {"seed": 1}}, "log.yaml: split: `rule` is missing"),
         ({"split": {"rule": "random", "seed": -1}}, "split: seed: -1 is not a whole number"),
+        ({"split": {"rule": "random", "seed": 2**32}}, "seed: 4294967296 is above the largest see"),
         ({"split": {"rule": "random", "column": "x"}}, "split: unknown key 'column'"),
         ({"split": {"rule": "random", "shares": [8, 2]}}, "shares: [8, 2] is not three numbers"),
         ({"split": {"rule": "random", "shares": [8, 2, 0]}}, "shares: [8, 2, 0] is not three"),
@@ -641,6 +654,7 @@ def test_a_wrong_description_is_named_by_its_place(
         ("", "log.yaml: None is not a mapping"),
         ("- files", "log.yaml: ['files'] is not a mapping"),
         ("files: [", "log.yaml: not YAML ("),
+        ("label: {equals: 2024-02-30}", "(day is out of range for month); put it in q"),
         ("files: a.csv\nlabel: x\nfiles: b.csv", "log.yaml, line 3: 'files' is there twice"),
         ("fields: {a: drop, a: log2}", "log.yaml, line 1: 'a' is there twice"),
         ("files: log.csv\nlabel: clicked\nfields: {no: drop}", "YAML reads yes, no, on, off"),
