@@ -100,7 +100,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",")))
+    names = [name for name in dict.fromkeys(map(str.strip, text.split(","))) if name]
+    if not names:
+        raise argparse.ArgumentTypeError(f"no name in '{text}'")
+    return names
 
 
 def _positive(text: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,11 +40,17 @@ class Block:
 
 
 def column_names(path: Path, layout: Layout) -> tuple[str, ...]:
-    """The columns that the header names, or the layout where there is none."""
+    """The columns that the header names, or the layout where there is none.
+
+    Raise `DataError` for a header that is not UTF-8, and a file without one.
+    """
     if layout.columns:
         return layout.columns
     for block in _blocks(path, layout, 1 << 16):
-        for record in _records(block):
+        if record := next(_records(block), None):
+            lines = block.content.split(b"\n")[: record.next_line - block.line]
+            if wrong := _not_utf8(block, lines):
+                raise wrong
             return tuple(record.values)
     raise DataError(f"{path} is empty; fetch it again or remove it")
 
@@ -158,6 +164,8 @@ class _Record(NamedTuple):
 
 def _records(block: Block) -> Iterator[_Record]:
     """Every record of a block with the number of its line. Slow: to find a place."""
+    # No value is longer; by default one of 131,073 characters would be an error.
+    csv.field_size_limit(RECORD_BYTES + BLOCK_BYTES)
     reader = csv.reader(
         io.StringIO(block.content.decode(errors="replace"), newline=""),
         delimiter=block.layout.separator or ",",
@@ -176,12 +184,8 @@ def _records(block: Block) -> Iterator[_Record]:
 
 def _malformed(block: Block, names: Sequence[str], error: Exception) -> DataError:
     """The error for the first record of a block that cannot be parsed."""
-    for number, line in enumerate(block.content.split(b"\n"), start=block.line):
-        try:
-            line.decode()
-        except UnicodeDecodeError as wrong:
-            place = f"{block.path}, line {number}"
-            return DataError(f"{place}: not UTF-8 ({wrong}); save the file as UTF-8")
+    if wrong := _not_utf8(block, block.content.split(b"\n")):
+        return wrong
     for record in _records(block):
         if len(record.values) != len(names):
             text = (block.layout.separator or ",").join(record.values)
@@ -191,3 +195,14 @@ def _malformed(block: Block, names: Sequence[str], error: Exception) -> DataErro
                 f"separator another than {block.layout.separator!r}?"
             )
     return DataError(f"{block.path}, from line {block.line}: {error}")
+
+
+def _not_utf8(block: Block, lines: Iterable[bytes]) -> DataError | None:
+    """The error for the first line that is not UTF-8, of those that the block begins with."""
+    for number, line in enumerate(lines, start=block.line):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            place = f"{block.path}, line {number}"
+            return DataError(f"{place}: not UTF-8 ({error}); save the file as UTF-8")
+    return None

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data import delimited, parquet_log
 from data.arrow import to_numpy
@@ -72,7 +73,9 @@ def read_own_chunks(
 
     rows = 0
     if layout.format == "parquet":
-        pieces = map_ahead(checked, map(_of_parquet, parquet_log.read_batches(path, used)))
+        pieces = map_ahead(
+            lambda batch: checked(_of_parquet(batch)), parquet_log.read_batches(path, used)
+        )
     else:
         pieces = map_ahead(
             lambda block: checked(_of_text(block, names, used)),
@@ -99,12 +102,13 @@ def _of_parquet(batch: parquet_log.Batch) -> Piece:
 
 def _column(array: pa.DictionaryArray) -> Column:
     """A dictionary array as codes and texts; what is missing is the empty text."""
-    values = pl.Series(array.dictionary)
+    distinct = array.dictionary
+    if pa.types.is_timestamp(distinct.type) and distinct.type.tz:
+        # The time as it is written there, and the offset, without which times do not compare.
+        distinct = pc.strftime(distinct, "%Y-%m-%d %H:%M:%S%z")
+    values = pl.Series(distinct)
     if values.dtype.is_float():
         values = values.fill_nan(None)
-    if isinstance(values.dtype, pl.Datetime):
-        # The time as it is written there, of whatever zone.
-        values = values.dt.replace_time_zone(None)
     texts = values.cast(pl.String).fill_null("")
     return Column(to_numpy(array.indices), texts)
 

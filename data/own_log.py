@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +51,8 @@ SPLIT_RULES = ("random", "stratified", "time", "files")
 DEFAULT_THRESHOLD = 2
 DEFAULT_TIME = "iso"
 OTHERS = ("keep", "drop")
+# numpy's legacy generator, which the official split draws from, takes none above it.
+MOST_SEED = 2**32 - 1
 
 
 def read_own_log(description: Path, dataset: str, raw: Sequence[Path] = ()) -> Log:
@@ -72,9 +75,6 @@ def read_own_log(description: Path, dataset: str, raw: Sequence[Path] = ()) -> L
         files = tuple(raw)
     else:
         files = _find(_needed(content, "files", place), place / "files")
-    for path in files:
-        if files.count(path) > 1:
-            raise place.error(f"{path} is named twice; its rows would count twice")
     return _with_recipe(content, place, dataset, files, split)
 
 
@@ -125,6 +125,10 @@ def _with_recipe(
     described = _read_fields(content, place, known, taken)
     fields = {}
     for name, field in described.items():
+        if field["column"] == label_column:
+            raise (place / "fields" / name).error(
+                f"'{label_column}' is the label's column, which no field may tell; remove the field"
+            )
         fields[name], rule = field_expression(
             field["column"], field["transform"], field.get("time", DEFAULT_TIME)
         )
@@ -195,7 +199,7 @@ def _read_layout(content: Mapping[str, Any], place: Place) -> Layout:
         read["format"] = _one_of(content["format"], place / "format", FORMATS)
     if "separator" in content:
         read["separator"] = _text(content["separator"], place / "separator")
-        if len(read["separator"].encode()) != 1 or read["separator"] in '"\r\n':
+        if len(read["separator"].encode()) != 1 or read["separator"] in '"\r\n\0':
             raise (place / "separator").error(f"{read['separator']!r} is not one character")
     if "quotes" in content:
         if not isinstance(content["quotes"], bool):
@@ -265,6 +269,8 @@ def _read_split(entry: object, place: Place) -> tuple[SplitRule, Mapping[str, An
     more = {"time": ("shares", "column", "time"), "files": SPLITS}.get(rule, ("shares",))
     content = _mapping(entry, place, ("rule", "seed", *more))
     seed = _whole(content.get("seed", SPLIT_SEED), place / "seed", 0)
+    if seed > MOST_SEED:
+        raise (place / "seed").error(f"{seed} is above the largest seed, {MOST_SEED}")
     if rule == "files":
         return SplitRule(rule, seed), {part: _needed(content, part, place) for part in SPLITS}
     shares = _read_shares(content.get("shares", SHARES), place / "shares")
@@ -294,13 +300,24 @@ def _find(patterns: Any, place: Place) -> tuple[Path, ...]:
     found: list[Path] = []
     for pattern in _several(patterns, place):
         path = folder / _text(pattern, place)
-        anchor = Path(path.anchor)
-        matches = [path] if path.is_file() else sorted(anchor.glob(str(path.relative_to(anchor))))
-        matches = [match for match in matches if match.is_file()]
+        matches = [path] if path.is_file() else _matches(folder, str(pattern), place)
         if not matches:
             raise place.error(f"no file '{pattern}' in {folder.resolve()}")
         found += matches
     return tuple(found)
+
+
+def _matches(folder: Path, pattern: str, place: Place) -> list[Path]:
+    """The files of a pattern, which is relative to the folder unless it is absolute."""
+    whole = Path(escape(str(folder))) / pattern  # a folder's own name is no pattern
+    anchor = Path(whole.anchor)
+    try:
+        paths = sorted(anchor.glob(str(whole.relative_to(anchor))))
+    except (ValueError, IndexError, NotImplementedError) as error:
+        raise place.error(
+            f"'{pattern}' is neither a file nor a pattern, as clicks*.csv or **/clicks.csv"
+        ) from error
+    return [path for path in paths if path.is_file()]
 
 
 # --------------------------------------------------------------------- values
@@ -316,6 +333,11 @@ def _load(path: Path) -> Any:
         raise DataError(f"{path}: unreadable ({error}); --log names the log's YAML file") from error
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except ValueError as error:  # 2024-02-30
+        raise DataError(
+            f"{path}: YAML takes a text for a date or a number that there is not ({error}); put it "
+            f"in quotes"
+        ) from error
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:

@@ -95,6 +95,7 @@ def prepare_log(
     for path in log.files:
         if not path.is_file():
             raise DataError(f"{path} is not a file; give the {log.dataset} log with --raw PATH")
+    _refuse_repeated(log.files)
     older = _older(output, [*log.files, *([base.folder / SCHEMA_FILE] if base else [])])
     # The log is hashed while it is read, unless its hash may show that there is nothing to do.
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as hasher:
@@ -124,6 +125,13 @@ def plant(dataset: str, rows: int, seed: int) -> Path:
 
 
 # ------------------------------------------------------ what is there already
+
+
+def _refuse_repeated(files: Sequence[Path]) -> None:
+    resolved = [path.resolve() for path in files]
+    for number, path in enumerate(files):
+        if resolved[number] in resolved[:number]:
+            raise DataError(f"{path} is named twice; its rows would count twice")
 
 
 def _identify(files: Sequence[Path]) -> tuple[RawFile, ...]:

@@ -55,7 +55,7 @@ def _milliseconds(text: pl.Expr) -> pl.Expr:
 
 
 # An offset from UTC follows a time of day; a date alone may end with the same characters.
-ISO_OFFSET = r"([Tt ]\d\d.*?)(?:[Zz]|([+-])(\d\d):?(\d\d))$"
+ISO_OFFSET = r"([Tt ]\d\d.*?)(?:[Zz]|([+-])(\d\d)(?::?(\d\d))?)$"
 
 
 def _iso(text: pl.Expr) -> pl.Expr:
@@ -63,12 +63,13 @@ def _iso(text: pl.Expr) -> pl.Expr:
     formats = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
     times = [plain.str.to_datetime(form, strict=False, time_unit="us") for form in formats]
     date = plain.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
-    return pl.coalesce(*times, date)
+    # polars also takes a year of two digits, and so the day of 31-05-24 for one.
+    return pl.when(text.str.contains(r"^\d{4}-")).then(pl.coalesce(*times, date))
 
 
 def _iso_instant(text: pl.Expr) -> pl.Expr:
     sign, hours, minutes = (text.str.extract(ISO_OFFSET, group) for group in (2, 3, 4))
-    size = hours.cast(pl.Int64) * 60 + minutes.cast(pl.Int64)
+    size = hours.cast(pl.Int64) * 60 + minutes.cast(pl.Int64).fill_null(0)
     offset = pl.when(sign == "-").then(-size).otherwise(size).fill_null(0)
     return _iso(text).dt.epoch("us") - offset * 60 * MICROSECONDS
 

@@ -38,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         schema = read_schema(args.data)
         members = _members_of(find_members(args.runs, args.dataset, args.models), args.arm, schema)
-        args.output.parent.mkdir(parents=True, exist_ok=True)  # before the work, should it fail
+        # Before the work, should it fail.
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        if args.output.is_dir():
+            raise RunError(f"--output {args.output} is a folder; name a Parquet file in it")
         device = resolve_device(args.device)
         loader = Loader(args.data, args.split, batch_size=4096, schema=schema)
         logits = np.stack([_score(member, schema, loader, device) for member in members])

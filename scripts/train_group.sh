@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Set up, prepare, train the group, merge: scripts/train_group.sh DATASET RAW [OPTION ...]
 # RAW may be empty: then data/raw/DATASET is looked into, and failing that a log is planted.
-# The options go to trainer_group.py. MODELS (lr,fm,deepfm), SEEDS (5) and ROWS (of a planted log,
-# 200000) are read from the environment.
+# The options go to trainer_group.py, --runs and --models also to merge.py; --dry-run ends after the
+# plan. MODELS (lr,fm,deepfm), SEEDS (5) and ROWS (of a planted log, 200000) are read from the
+# environment.
 set -euo pipefail
 dataset=$1 raw=$2
 shift 2
@@ -40,4 +41,14 @@ if read_schema(Path(sys.argv[1])).rows["train"] < 2_000_000:
 PY
 )
 python trainer_group.py --dataset "$dataset" --models "$models" --seeds "${SEEDS:-5}" $profile "$@"
-python merge.py --dataset "$dataset" --models "$models"
+
+to_merge=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --dry-run | -h | --help) exit 0 ;;
+    --runs | --models) to_merge+=("$1" "$2") && shift ;;
+    --runs=* | --models=*) to_merge+=("$1") ;;
+  esac
+  shift
+done
+python merge.py --dataset "$dataset" --models "$models" "${to_merge[@]}"

@@ -159,3 +159,30 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert output.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in output
     assert not list(copy.glob("runs/**/report.json"))
+
+
+@pytest.mark.parametrize(
+    ("options", "merged"),
+    [
+        ([], "--models lr,fm"),
+        (["--runs", "a b", "--seeds", "2"], "--models lr,fm --runs a b"),
+        (["--models", "fnn", "--set", "lr=1", "--runs=x"], "--models lr,fm --models fnn --runs=x"),
+        (["--dry-run", "--runs", "x"], None),
+        (["--runs", "x", "--dry-run"], None),
+    ],
+)
+def test_a_group_is_merged_from_where_it_was_trained(
+    tmp_path: Path, options: Sequence[str], merged: str | None
+) -> None:
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "$@" >> calls\n')
+    python.chmod(0o755)
+    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}", "MODELS": "lr,fm"}
+    script = tmp_path / "scripts/train_group.sh"
+    subprocess.run(["bash", script, "avazu", "", *options], check=True, env=environment)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    trained = " ".join(["trainer_group.py --dataset avazu --models lr,fm --seeds 5", *options])
+    after = calls[calls.index(trained) + 1 :]
+    assert after == ([] if merged is None else [f"merge.py --dataset avazu {merged}"])

@@ -185,6 +185,15 @@ def test_rows_without_a_column_are_refused(tmp_path: Path, header: str, complain
     assert not (tmp_path / "new").exists()
 
 
+def test_the_same_rows_under_two_names_are_refused(tmp_path: Path) -> None:
+    prepare_own(tmp_path)
+    (tmp_path / "link.csv").symlink_to("log.csv")
+    with pytest.raises(DataError, match=r"link.csv is named twice; its rows would count twice"):
+        prepare_like(
+            tmp_path / "base", [tmp_path / "log.csv", tmp_path / "link.csv"], tmp_path / "new"
+        )
+
+
 def test_a_base_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
     prepare_own(tmp_path)
     (tmp_path / "base/vocabulary.parquet").unlink()

@@ -159,7 +159,7 @@ def test_a_real_log_has_no_best_possible_scores(home: Path) -> None:
 
 
 def test_flags_choose_models_pool_and_places(home: Path) -> None:
-    flags = ("--models", "fm", "--pool", "logit", "--results", "elsewhere", "--max-subsets", "2")
+    flags = ("--models", "fm,", "--pool", "logit", "--results", "elsewhere", "--max-subsets", "2")
     done = merge(home, *flags)
     assert done.returncode == 0, done.stderr
     merged = pd.read_csv(home / "elsewhere/avazu/merged.csv")

@@ -212,6 +212,8 @@ def test_parquet_columns_of_every_plain_type_become_texts(tmp_path: Path) -> Non
             "price": pa.array([*map(str, range(4))] * 10).cast(pa.decimal128(5, 2)),
             "nothing": pa.nulls(rows),
             "stamp": pa.array([START] * rows, pa.timestamp("ms", "Asia/Tokyo")),
+            "offset": pa.array([START] * rows, pa.timestamp("ms", "-05:30")),
+            "__index_level_0__": range(rows),
         }
     )
     pq.write_table(table, tmp_path / "log.parquet")
@@ -225,13 +227,27 @@ def test_parquet_columns_of_every_plain_type_become_texts(tmp_path: Path) -> Non
         "day": {"", "2024-02-29"},
         "price": {"0.00", "1.00", "2.00", "3.00"},
         "nothing": {""},
+        "offset": {"2024-05-31 16:30:00.000-0530"},
     }
 
 
-def test_a_nested_parquet_column_can_only_be_dropped(tmp_path: Path) -> None:
-    table = pa.table({"clicked": [0, 1] * 20, "user": [1, 2] * 20, "tags": [["a"], []] * 20})
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [
+        (pa.array([["a"], []] * 20), "list<"),
+        (pa.array([b"\xff" * 16] * 40, pa.binary(16)), "fixed_size_binary"),
+        (pa.array([b"\xff" * 16] * 40, pa.uuid()), "extension<arrow.uuid>"),
+        (pa.array([b"\xff"] * 40).dictionary_encode(), "binary"),
+        (pa.array([timedelta(1)] * 40), "duration"),
+        (pa.array([0] * 40, pa.timestamp("s", "Europe/Nowhere")), "timestamp.*zone is unknown"),
+    ],
+)
+def test_a_parquet_column_without_a_text_can_only_be_dropped(
+    tmp_path: Path, tags: pa.Array, kind: str
+) -> None:
+    table = pa.table({"clicked": [0, 1] * 20, "user": [1, 2] * 20, "tags": tags})
     pq.write_table(table, tmp_path / "log.parquet")
-    with pytest.raises(DataError, match=r"log.parquet: column 'tags' is of type list<.*tags: drop"):
+    with pytest.raises(DataError, match=rf"log.parquet: column 'tags' is of type {kind}"):
         prepare_own(tmp_path, files="log.parquet", fields=None)
     prepare_own(tmp_path, files="log.parquet", fields={"tags": "drop"})
 
@@ -286,6 +302,13 @@ def test_several_files_are_one_log_in_order(tmp_path: Path) -> None:
     schema = prepare_own(tmp_path, files=["parts/*.csv*", "last.csv"])
     assert [file.name for file in schema.raw] == ["a.csv.gz", "b.csv", "last.csv"]
     assert content(tmp_path / "set") == content(tmp_path / "expected")
+
+
+def test_a_pattern_is_looked_up_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "logs [1]*"
+    folder.mkdir()
+    (folder / "log.csv").write_bytes(as_csv(small_log()))
+    assert prepare_own(folder, files="*.csv").rows["train"] == 240
 
 
 # --------------------------------------------------- fields, labels, thresholds
@@ -380,6 +403,10 @@ def _field(column: str, transform: str, time: str = "iso") -> pl.Expr:
         ("iso", "2024-06-01T23:59:58.25Z", "2024-06-01T23:59:58.25"),
         ("iso", "2024-06-01T23:59:58+02:00", "2024-06-01T21:59:58"),
         ("iso", "2024-06-01 23:59:58-0330", "2024-06-02T03:29:58"),
+        ("iso", "2024-06-01 23:59:58.5-03", "2024-06-02T02:59:58.5"),
+        ("iso", "31-05-24", None),
+        ("iso", "24-05-31 10:00", None),
+        ("iso", " 2024-06-01", None),
         ("iso", "2024-02-30", None),
         ("iso", "2024-06-01T24:00:00", None),
         ("iso", "1717286398", None),
@@ -477,6 +504,25 @@ def test_a_split_by_time_trains_on_the_oldest_rows(tmp_path: Path, shares: list[
     assert found["test"] == sorted(oldest_first[second:])
 
 
+def test_a_split_by_time_compares_parquet_times_of_several_zones(tmp_path: Path) -> None:
+    """Two files, of which one is later though its clocks show less; and an hour that is twice."""
+    start = datetime(2024, 10, 26, 23, tzinfo=UTC)  # in Berlin 2:00 comes at 24:00 and 1:00 UTC
+    for name, zone, first in (("a", "Europe/Berlin", 0), ("b", "America/New_York", 200)):
+        numbers = range(first, first + 200)
+        times = [start + timedelta(minutes=number) for number in numbers]
+        columns = {
+            "time": pa.array(times, pa.timestamp("us", zone)),
+            "user": [str(number) for number in numbers],
+            "clicked": [number % 2 for number in numbers],
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    split = {"rule": "time", "column": "time", "shares": [2, 3, 5]}
+    prepare_own(tmp_path, files=["a.parquet", "b.parquet"], split=split, **ONLY_USER)
+    found = numbers_of(tmp_path / "set")
+    assert sorted(found["train"]) == list(range(80))
+    assert (found["val"], found["test"]) == (list(range(80, 200)), list(range(200, 400)))
+
+
 def test_a_split_by_files_takes_each_file_as_it_is_told(tmp_path: Path) -> None:
     rows = numbered()
     for name, part in {
@@ -533,9 +579,12 @@ def test_a_vocabulary_of_the_training_rows_holds_for_every_split(tmp_path: Path,
         ({"files": None}, "log.yaml: `files` is missing"),
         ({"files": "lgo*.csv"}, "log.yaml: files: no file 'lgo*.csv' in "),
         ({"files": []}, "log.yaml: files: an empty list"),
+        ({"files": "log**.csv"}, "files: 'log**.csv' is neither a file nor a pattern, as clicks*"),
+        ({"files": "/"}, "log.yaml: files: '/' is neither a file nor a pattern"),
         ({"files": ["log.csv", "l*.csv"]}, "log.csv is named twice"),
         ({"format": "cvs"}, "log.yaml: format: unknown value 'cvs'; did you mean 'csv'?"),
         ({"separator": "||"}, "log.yaml: separator: '||' is not one character"),
+        ({"separator": "\0"}, "log.yaml: separator: '\\x00' is not one character"),
         ({"quotes": "no"}, "log.yaml: quotes: 'no' is neither true nor false"),
         ({"columns": ["a", "a", "b"]}, "log.csv: column 2 is a second 'a'"),
         ({"columns": [True]}, "log.yaml: columns: YAML reads yes, no, on, off"),
@@ -563,6 +612,8 @@ def test_a_vocabulary_of_the_training_rows_holds_for_every_split(tmp_path: Path,
         ),
         ({"fields": {"user": {"threshold": 0}}}, "user: threshold: 0 is not a whole number of at"),
         ({"fields": {"label": {"column": "user"}}}, "a field cannot be called 'label'"),
+        ({"fields": {"clicked": "none"}}, "fields: clicked: 'clicked' is the label's column"),
+        ({"fields": {"x": {"column": "clicked"}}}, "fields: x: 'clicked' is the label's column"),
         ({"fields": {}, "label": "user", "columns": ["user"]}, "no column is left to be a field"),
         ({"threshold": "2"}, "log.yaml: threshold: '2' is not a whole number"),
         ({"threshold": True}, "log.yaml: threshold: True is not a whole number"),
@@ -570,6 +621,7 @@ def test_a_vocabulary_of_the_training_rows_holds_for_every_split(tmp_path: Path,
         ({"split": "ramdom"}, "log.yaml: split: rule: unknown value 'ramdom'; did you mean 'rand"),
         ({"split": {"seed": 1}}, "log.yaml: split: `rule` is missing"),
         ({"split": {"rule": "random", "seed": -1}}, "split: seed: -1 is not a whole number"),
+        ({"split": {"rule": "random", "seed": 2**32}}, "seed: 4294967296 is above the largest see"),
         ({"split": {"rule": "random", "column": "x"}}, "split: unknown key 'column'"),
         ({"split": {"rule": "random", "shares": [8, 2]}}, "shares: [8, 2] is not three numbers"),
         ({"split": {"rule": "random", "shares": [8, 2, 0]}}, "shares: [8, 2, 0] is not three"),
@@ -602,6 +654,7 @@ def test_a_wrong_description_is_named_by_its_place(
         ("", "log.yaml: None is not a mapping"),
         ("- files", "log.yaml: ['files'] is not a mapping"),
         ("files: [", "log.yaml: not YAML ("),
+        ("label: {equals: 2024-02-30}", "(day is out of range for month); put it in q"),
         ("files: a.csv\nlabel: x\nfiles: b.csv", "log.yaml, line 3: 'files' is there twice"),
         ("fields: {a: drop, a: log2}", "log.yaml, line 1: 'a' is there twice"),
         ("files: log.csv\nlabel: clicked\nfields: {no: drop}", "YAML reads yes, no, on, off"),
@@ -655,6 +708,9 @@ def with_line(number: int, line: bytes) -> Callable[[], bytes]:
         (with_line(7, b"now,u,3,0"), "line 7: time is 'now', expected seconds since 1970"),
         (with_line(7, b",u,3,0"), "line 7: time is '', expected seconds since 1970"),
         (with_line(7, b"1,\xff,3,0"), "log.csv, line 7: not UTF-8"),
+        (with_line(1, b"time,us\xe9r,price,clicked"), "log.csv, line 1: not UTF-8"),
+        (lambda: as_csv(small_log()).decode().encode("utf-16"), "log.csv, line 1: not UTF-8"),
+        (with_line(7, b"1," + b"u" * 140_000 + b",3,0\n1,u,3,2"), "line 8: clicked is '2', expe"),
         (with_line(7, b'1,"u,3,0'), "log.csv, line 7: a quote that is never closed ('1,\"u,3,0')"),
         (with_line(1, b"time,user,price,click"), "label: column: unknown column 'clicked'; did"),
         (with_line(1, b"time,user,,clicked"), "log.csv: column 3 has no name"),
@@ -716,6 +772,14 @@ def test_a_damaged_parquet_file_is_named_by_row_group(tmp_path: Path) -> None:
     path.write_bytes(damaged[:-9])
     with pytest.raises(DataError, match=r"log.parquet: unreadable Parquet file"):
         prepare_own(tmp_path, files="log.parquet")
+
+
+def test_parquet_text_that_is_not_utf8_is_named_by_row_group(tmp_path: Path) -> None:
+    users = pa.array([b"u"] * 30 + [b"\xff"] * 10).view(pa.string())
+    table = pa.table({"clicked": [0, 1] * 20, "user": users})
+    pq.write_table(table, tmp_path / "log.parquet", row_group_size=20)
+    with pytest.raises(DataError, match=r"log.parquet, row group 1: column 'user': not UTF-8 "):
+        prepare_own(tmp_path, files="log.parquet", fields=None)
 
 
 def test_a_parquet_file_names_its_columns_itself(tmp_path: Path) -> None:

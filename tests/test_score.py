@@ -84,6 +84,10 @@ def test_what_cannot_be_scored_is_refused(
     assert score.main([*flags, "--data", str(tmp_path / "data/encoded/avazu")]) == 1
     assert "none of the 5 members under" in capsys.readouterr().err
     assert not Path(output).exists()
+    assert score.main([*flags, "--data", str(encoded), "--output", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert f"--output {tmp_path} is a folder" in printed.err
+    assert printed.out == ""  # before anything is scored
 
 
 def test_weights_that_are_not_the_members_are_refused(
