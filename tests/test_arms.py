@@ -205,6 +205,7 @@ def test_every_set_has_its_part_in_a_rows_own_logit(
     torch.testing.assert_close(
         together, torch.cat([network(ids[row : row + 1]) for row in range(len(ids))])
     )
+    torch.testing.assert_close(network(ids.repeat(200, 1)), together.repeat(200))  # in blocks
     vectors, weights = network.table(ids)
     vectors.requires_grad_()
     network.model(vectors, weights).square().sum().backward()
