@@ -33,7 +33,7 @@ from modules.joint import JointModel, MultiEmbeddingModel, join_tables
 from modules.memory import keep_freed_memory
 from modules.models import build_model
 from modules.optim import DeferredAdam, DenseAdam
-from modules.precision import matrix_precision
+from modules.precision import autocast, matrix_precision
 from modules.provenance import provenance
 from modules.runs import SCORED_SPLITS, Member, RunError, read_member, run_folder, store_labels
 from modules.schedule import LearningRate
@@ -344,12 +344,13 @@ class Trainer:
         distinct = batch.distinct.to(table.weight.device, self.device)
         rows = self.table_optimizer.gather(distinct.ids)  # (U, W)
         vectors, weights = table.embed(rows.to(self.device), distinct)
-        with matrix_precision(self.settings.precision, self.device):
-            logits = self.model(vectors, weights).float()
-        loss = binary_cross_entropy_with_logits(logits, to_device(batch.labels, self.device))
         for parameter in self.model_parameters:
             parameter.grad = None
-        loss.backward()
+        with matrix_precision(self.settings.precision):
+            with autocast(self.settings.precision, self.device):
+                logits = self.model(vectors, weights).float()
+            loss = binary_cross_entropy_with_logits(logits, to_device(batch.labels, self.device))
+            loss.backward()
         self.table_optimizer.update(distinct.ids, rows)
         if self.model_optimizer is not None:
             self.model_optimizer.param_groups[0]["lr"] = lr
