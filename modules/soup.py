@@ -95,7 +95,7 @@ class LateSoupTrainer(Trainer):
         super().__init__(config, *args)
         steps = -(-self.schema.rows["train"] // self.settings.batch_size)
         gap = steps / 2 / max(1, snapshots - 1)
-        if gap < 1:
+        if snapshots > 1 and gap < 1:
             raise RunError(
                 f"arm '{config.arm}': an epoch of {steps} steps has no {snapshots} checkpoints in "
                 f"its second half; use fewer, or --set a smaller batch_size"

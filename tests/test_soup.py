@@ -99,8 +99,14 @@ def test_a_soup_needs_members_of_the_same_settings(encoded: Path, runs: Path) ->
     assert not list(runs.glob("toy/deepfm/soup*/*"))
 
 
-def test_one_late_checkpoint_is_the_base_arm(encoded: Path, runs: Path) -> None:
-    base, late = (train(config(arm), encoded, runs) for arm in ("base", "soup-late:1"))
+@pytest.mark.parametrize("batch_size", [256, 9999])  # 9999: one step an epoch
+def test_one_late_checkpoint_is_the_base_arm(
+    batch_size: int, encoded: Path, tmp_path: Path
+) -> None:
+    base, late = (
+        train(config(arm, 5, f"batch_size={batch_size}"), encoded, tmp_path)
+        for arm in ("base", "soup-late:1")
+    )
     for split in ("val", "test"):
         np.testing.assert_array_equal(late.logits(split), base.logits(split))
 

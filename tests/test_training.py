@@ -370,6 +370,30 @@ def test_a_diverging_loss_names_its_step_and_leaves_nothing(encoded: Path, tmp_p
     assert list(tmp_path.glob("toy/fm/base/*")) == []
     with pytest.raises(RunError, match=r"at step 1 \(epoch 1\)"):
         train(encoded, tmp_path, "fm", 1, "embedding_init=1e30")
+    with pytest.raises(RunError, match=r"val logits are not finite after epoch 1; .*try --set lr="):
+        train(encoded, tmp_path, "fm", 1, "lr=1e25", "batch_size=9999")  # in its only step
+
+
+def test_batch_normalisation_of_a_last_row_is_refused_at_once(
+    encoded: Path, tmp_path: Path
+) -> None:
+    rows = read_schema(encoded).rows["train"]
+    for batch_size in (1, rows - 1):
+        with pytest.raises(RunError, match=rf"{rows} training rows batch_size={batch_size} leaves"):
+            train(encoded, tmp_path, "deepfm", 1, "batch_norm=true", f"batch_size={batch_size}")
+    train(encoded, tmp_path, "deepfm", 1, "batch_norm=true", f"batch_size={rows - 2}")
+    train(encoded, tmp_path, "deepfm", 2, f"batch_size={rows - 1}")
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [("fm", "embedding_dim=1000000000000"), ("fnn", "hidden_units=1" + 14 * "0")],
+)
+def test_sizes_beyond_the_memory_are_named(
+    model: str, sizes: str, encoded: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"embedding_dim=\d+.* cannot be built .* smaller sizes"):
+        train(encoded, tmp_path, model, 1, sizes)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
