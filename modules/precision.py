@@ -42,7 +42,8 @@ def apply_in_float32(function: type[torch.autograd.Function], *args: Any) -> Any
     then compute alike.
     """
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    if not torch.is_autocast_enabled(device.type):
+    # Tensors of the device meta have a shape alone, and it has no autocast.
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return function.apply(*args)
     with torch.autocast(device.type, enabled=False):
         return function.apply(
