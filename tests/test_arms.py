@@ -279,6 +279,7 @@ def test_a_mix_joins_architectures_of_different_dimensions(schema: Schema) -> No
     ("mix", "options", "message"),
     [
         ("fm:x+lr", {}, "'fm:x': the embedding dimension 'x' is not a whole number"),
+        ("fm:²+lr", {}, "the embedding dimension '²' is not a whole number"),
         ("fm+lr", {"arm": "width:2"}, "modules of a mix make the arm joint:2"),
         ("fm+lr", {"profiles": ["small"]}, "lr is 0.003 for fm and 0.01 for lr; choose with --set"),
     ],
