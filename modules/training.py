@@ -85,8 +85,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise RunError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:1") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise RunError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RunError(
             f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices; "
