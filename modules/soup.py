@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from modules.config import RunConfig, setting_differences, with_defaults
-from modules.runs import Member, RunError, read_member, run_folder
+from modules.runs import Member, RunError, read_member, read_settings, run_folder
 from modules.training import Epoch, Trainer, TrainingBatch
 from modules.weights import load_weights, save_weights
 
@@ -73,7 +73,7 @@ class SeedSoupTrainer(Trainer):
         member = read_member(folder)
         if member.report["data"]["fingerprint"] != self.schema.fingerprint:
             raise RunError(f"{folder} was trained on other data; train the arm base again")
-        there = with_defaults(yaml.safe_load((folder / "config.yaml").read_text()))
+        there = with_defaults(read_settings(folder))
         here = yaml.safe_load(config.to_yaml())
         for key in SAME:
             for setting, old, new in setting_differences(there[key], here[key]):
