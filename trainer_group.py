@@ -73,9 +73,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _configs(args: argparse.Namespace) -> list[RunConfig]:
     """The grid models x arms x seeds, in this order, soups last of a model; then the mixes."""
-    mixes = [mix for mix in args.joint.split(",") if mix]
-    models = (args.models or ("" if mixes else ",".join(MODELS))).split(",")
-    arms = sorted(args.arms.split(","), key=lambda arm: arm.startswith("soup:"))  # need the base
+    mixes = [mix for mix in _names(args.joint) if mix]
+    models = _names(args.models or ("" if mixes else ",".join(MODELS)))
+    arms = sorted(_names(args.arms), key=lambda arm: arm.startswith("soup:"))  # need the base
     grid = [(model, arm) for model in models if model for arm in arms]
     configs = []
     for model, arm in [*grid, *((mix, "base") for mix in mixes)]:
@@ -92,6 +92,11 @@ def _configs(args: argparse.Namespace) -> list[RunConfig]:
             seeds = _soup_seeds(arm, seeds)
         configs += [first.with_seed(seed) for seed in seeds]
     return configs
+
+
+def _names(text: str) -> list[str]:
+    """The distinct names of `a,b`."""
+    return list(dict.fromkeys(text.split(",")))
 
 
 def _soup_seeds(arm: str, seeds: Sequence[int]) -> list[int]:

@@ -110,7 +110,7 @@ def widen(part: Part, k: float, num_fields: int) -> Part:
 
     below, above = _around(target, lambda factor: _wider(part, names, factor), num_fields)
     candidates = [below, above]
-    if below.settings.get(UNITS):
+    if _costs_more_deeper(below, (UNITS,), num_fields):
         candidates += _around(target, lambda factor: _wider(below, (UNITS,), factor), num_fields)
     best = min(candidates, key=off)
     if off(best) > WIDTH_TOLERANCE:
@@ -131,7 +131,7 @@ def deepen(part: Part, k: float, num_fields: int) -> Part:
     that not even half of what was asked for can be added.
     """
     names = [name for name in GROWTH[part.model].deep if part.settings.get(name)]
-    if not names:
+    if not _costs_more_deeper(part, names, num_fields):
         raise ConfigError(
             f"depth:{k:g}: model '{part.model}' has no layers to stack; use width:{k:g} or "
             f"joint:{k:g}, or leave it out with --models"
@@ -151,7 +151,7 @@ def deepen(part: Part, k: float, num_fields: int) -> Part:
 
 @cache
 def _macs(model: str, dim: int, settings: tuple[tuple[str, Any], ...], num_fields: int) -> int:
-    with torch.random.fork_rng(devices=[]):  # whatever its weights, they are not the run's
+    with torch.device("meta"):  # of its weights only the shapes matter
         built = build_model(model, num_fields, embedding_dim=dim, **dict(settings))
     return count_macs_per_row(built, num_fields, dim)
 
@@ -204,6 +204,12 @@ def _multiply(width: int, factor: float, divisor: int) -> int:
 def _deeper(part: Part, names: Sequence[str], factor: float) -> Part:
     grown: Mapping[str, Any] = {name: _repeat(part.settings[name], factor) for name in names}
     return replace(part, settings={**part.settings, **grown})
+
+
+def _costs_more_deeper(part: Part, names: Sequence[str], num_fields: int) -> bool:
+    """Whether layers of these settings cost anything; hidden_units do not where no MLP is built."""
+    deeper = _deeper(part, [name for name in names if part.settings.get(name)], 2)
+    return part_macs(deeper, num_fields) > part_macs(part, num_fields)
 
 
 def _with_last_layers(part: Part, most: int) -> list[Part]:

@@ -44,12 +44,12 @@ def parse_seeds(text: str, first: int) -> list[int]:
         numbers = [int(part) for part in text.split(",") if part]
     except ValueError:
         numbers = []
-    if text.isdigit() and numbers[0] > MOST_SEEDS:
+    if text.isdecimal() and numbers[0] > MOST_SEEDS:
         raise RunError(
             f"--seeds {text}: more than {MOST_SEEDS} members of each; for this seed alone write "
             f"--seeds {text},"
         )
-    seeds = [first + i for i in range(numbers[0])] if text.isdigit() else numbers
+    seeds = [first + i for i in range(numbers[0])] if text.isdecimal() else numbers
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise RunError(f"--seeds {text}: expected a count, as 5, or distinct seeds, as 2001,2002")
     return seeds

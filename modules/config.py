@@ -186,6 +186,9 @@ def resolve(
         return _resolve_mix(dataset, model, arm, options)
     defaults = _read_defaults(dataset, model, profiles)
     first_seed = _coerce("seed", defaults.pop("seed", RunConfig.seed), int)
+    seed = first_seed if seed is None else seed
+    if seed < 0:
+        raise ConfigError(f"seed={seed} is not a number from 0 on")
     given = parse_overrides(overrides)
     _check_keys(given, models or (model,), place="--set")
     known = _known_settings(model)
@@ -199,7 +202,7 @@ def resolve(
         dataset=dataset,
         model=model,
         arm=arm,
-        seed=first_seed if seed is None else seed,
+        seed=seed,
         training=TrainingConfig(**{k: v for k, v in values.items() if k in shared}),
         model_settings=model_defaults(model) | {k: v for k, v in values.items() if k not in shared},
     )
@@ -238,7 +241,7 @@ def _part_dim(text: str, default: int) -> int:
     name, colon, number = text.partition(":")
     if not colon:
         return default
-    if not number.isdigit() or int(number) == 0:
+    if not number.isdecimal() or int(number) == 0:
         raise ConfigError(
             f"'{text}': the embedding dimension '{number}' is not a whole number "
             f"from 1 on, as {name}:16"
@@ -275,7 +278,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {pair}: expected key=value")
         try:
             values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (ValueError, yaml.YAMLError) as error:  # ValueError: 2020-13-45 is no date
             raise ConfigError(f"--set {pair}: the value is not YAML ({error})") from error
     return values
 
@@ -297,13 +300,32 @@ def _read_defaults(dataset: str, model: str, profiles: Sequence[str]) -> dict[st
         paths.insert(0, dataset_path)
     values: dict[str, Any] = {}
     for path in paths:
-        content = yaml.safe_load(path.read_text()) or {}
-        of_models = content.pop("models", {})
+        content, of_models = _read_yaml(path)
         _check_keys(content, MODELS, place=str(path), more=("seed",))
         for name, settings in of_models.items():
             _check_keys(settings, (name,), place=f"{path}, models: {name}")
         values |= content | of_models.get(model, {})
     return values
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The settings in a file for all models, and those for each; a place left empty has none."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    content = _settings_at(str(path), content)
+    models = _settings_at(f"{path}, models", content.pop("models", None))
+    return content, {
+        name: _settings_at(f"{path}, models: {name}", settings) for name, settings in models.items()
+    }
+
+
+def _settings_at(place: str, value: Any) -> dict[str, Any]:
+    settings = {} if value is None else value
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ConfigError(f"{place}: expected settings, as `lr: 1e-3`, not {value!r}")
+    return settings
 
 
 def _known_settings(model: str) -> dict[str, Any]:
@@ -325,7 +347,7 @@ def _coerce(key: str, value: Any, annotation: Any) -> Any:
     """`value` as the annotated type: bool, int, float, a Literal, a sequence of ints, or None."""
     try:
         return _convert(value, annotation)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key}={value!r} is not {_describe(annotation)}") from None
 
 

@@ -17,10 +17,18 @@ from data.schema import DataError, Schema, read_schema
 from modules.arms import resolved_settings
 from modules.config import Arm, ConfigError, RunConfig, setting_differences, with_defaults
 from modules.models import ModelError
-from modules.runs import Member, RunError, read_member, run_folder
+from modules.runs import (
+    SCORED_SPLITS,
+    Member,
+    RunError,
+    read_member,
+    read_settings,
+    run_folder,
+)
 from modules.scoring.metrics import MetricError
 from modules.soup import LateSoupTrainer, SeedSoupTrainer
 from modules.training import Trainer, train_member
+from modules.weights import WEIGHTS
 
 # What a user can cause; anything else that ends a member is a defect and shows its traceback.
 USER_ERRORS = (DataError, RunError, ModelError, ConfigError, MetricError, OSError)
@@ -61,9 +69,9 @@ def plan_group(
 ) -> list[Planned]:
     """The state of every member; `force` redoes the complete ones.
 
-    A run made from other data (its schema differs) is trained again. Raises `RunError` where a
-    run was made with other settings, `ConfigError` where a model has no such arm, and `DataError`
-    where the data set cannot be read.
+    A run made from other data (its schema differs), or without its weights or predictions, is
+    trained again. Raises `RunError` where a run cannot be read or was made with other settings,
+    `ConfigError` where a model has no such arm, and `DataError` where the data set cannot be read.
     """
     schema = read_schema(data)
     return [Planned(config, _state(config, runs, schema, force)) for config in configs]
@@ -129,7 +137,7 @@ def _state(config: RunConfig, runs: Path, schema: Schema, force: bool) -> State:
         return State.REDO
     if read_member(folder).report["data"]["fingerprint"] != schema.fingerprint:
         return State.OTHER_DATA
-    there = with_defaults(yaml.safe_load((folder / "config.yaml").read_text()))
+    there = with_defaults(read_settings(folder))
     differences = [
         f"{key} is {old!r} there and {new!r} here"
         for key, old, new in setting_differences(there, yaml.safe_load(yaml.safe_dump(settings)))
@@ -139,7 +147,8 @@ def _state(config: RunConfig, runs: Path, schema: Schema, force: bool) -> State:
             f"{folder} was trained with other settings: {'; '.join(differences)}. "
             f"--force trains it again, --runs DIR keeps both"
         )
-    return State.COMPLETE
+    files = (WEIGHTS, *(f"{split}.npy" for split in SCORED_SPLITS))
+    return State.COMPLETE if all((folder / name).exists() for name in files) else State.REDO
 
 
 def _set_aside(folder: Path) -> None:

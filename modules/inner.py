@@ -30,6 +30,8 @@ class WithInnerProducts(nn.Module):
         self.register_buffer("places", places.flatten(), persistent=False)
 
     def forward(self, vectors: Tensor) -> Tensor:
+        if not len(self.pairs):  # of one field
+            return vectors.flatten(start_dim=1)
         joined: Tensor = apply_in_float32(_WithInnerProducts, vectors, self.pairs, self.places)
         return joined
 

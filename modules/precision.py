@@ -13,16 +13,26 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 
 @contextmanager
-def matrix_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Compute matrix products within in `precision`: tf32 on a GPU only, bf16 by autocast."""
+def matrix_precision(precision: Precision) -> Iterator[None]:
+    """Compute float32 matrix products within in tf32, if that is `precision`; on a GPU only.
+
+    For the forward and the backward pass: a product looks it up when it is computed.
+    """
     before = torch.get_float32_matmul_precision()
     if precision == "tf32":
         torch.set_float32_matmul_precision("high")
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Compute matrix products within in bf16, if that is `precision`.
+
+    For the forward pass: the backward pass takes its types from there.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def apply_in_float32(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -32,7 +42,8 @@ def apply_in_float32(function: type[torch.autograd.Function], *args: Any) -> Any
     then compute alike.
     """
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    if not torch.is_autocast_enabled(device.type):
+    # Tensors of the device meta have a shape alone, and it has no autocast.
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return function.apply(*args)
     with torch.autocast(device.type, enabled=False):
         return function.apply(

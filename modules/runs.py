@@ -14,13 +14,21 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 SCORED_SPLITS = ("val", "test")
 LABELS = "labels"
+REPORTED = (  # what every report has, beside whose it is
+    *("labels.val", "labels.test", "data.fingerprint"),
+    *("metrics.val.auc", "metrics.val.logloss", "metrics.test.auc", "metrics.test.logloss"),
+    *("best_epoch", "epochs", "seconds", "rows_per_second"),
+)
 
 
 class RunError(Exception):
@@ -50,7 +58,9 @@ class Member:
         try:
             logits = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}: unreadable predictions ({error}); train it again") from error
+            raise RunError(
+                f"{path}: unreadable predictions ({error}); train it again with --force"
+            ) from error
         return np.asarray(logits)
 
 
@@ -64,9 +74,25 @@ def read_member(folder: Path) -> Member:
     path = folder / "report.json"
     try:
         report = json.loads(path.read_text())
+        for entry in REPORTED:
+            reduce(getitem, entry.split("."), report)
         return Member(folder, report["model"], report["arm"], int(report["seed"]), report)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: not a run's report ({error!r}); train it again") from error
+        raise RunError(
+            f"{path}: not a run's report ({error!r}); train it again with --force"
+        ) from error
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in `folder`; `RunError` where they are missing or malformed."""
+    path = folder / "config.yaml"
+    try:
+        content = yaml.safe_load(path.read_text())
+        return {**content, **{key: {**content[key]} for key in ("training", "model_settings")}}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise RunError(
+            f"{path}: not a run's settings ({error!r}); train it again with --force"
+        ) from error
 
 
 def find_members(root: Path, dataset: str, models: Sequence[str] | None = None) -> list[Member]:
@@ -124,7 +150,9 @@ def load_labels(root: Path, dataset: str, digest: str) -> tuple[np.ndarray, np.n
         labels = np.load(path, allow_pickle=False)
         truth = np.load(truth_path, allow_pickle=False) if truth_path.exists() else None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: unreadable labels ({error}); train a member again") from error
+        raise RunError(
+            f"{path}: unreadable labels ({error}); train a member again with --force"
+        ) from error
     if hashlib.sha256(labels.tobytes()).hexdigest() != digest:
         raise RunError(f"{path}: the labels were changed after they were stored")
     return labels, truth

@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from modules.config import RunConfig, setting_differences, with_defaults
-from modules.runs import Member, RunError, read_member, run_folder
+from modules.runs import Member, RunError, read_member, read_settings, run_folder
 from modules.training import Epoch, Trainer, TrainingBatch
 from modules.weights import load_weights, save_weights
 
@@ -73,7 +73,7 @@ class SeedSoupTrainer(Trainer):
         member = read_member(folder)
         if member.report["data"]["fingerprint"] != self.schema.fingerprint:
             raise RunError(f"{folder} was trained on other data; train the arm base again")
-        there = with_defaults(yaml.safe_load((folder / "config.yaml").read_text()))
+        there = with_defaults(read_settings(folder))
         here = yaml.safe_load(config.to_yaml())
         for key in SAME:
             for setting, old, new in setting_differences(there[key], here[key]):
@@ -95,7 +95,7 @@ class LateSoupTrainer(Trainer):
         super().__init__(config, *args)
         steps = -(-self.schema.rows["train"] // self.settings.batch_size)
         gap = steps / 2 / max(1, snapshots - 1)
-        if gap < 1:
+        if snapshots > 1 and gap < 1:
             raise RunError(
                 f"arm '{config.arm}': an epoch of {steps} steps has no {snapshots} checkpoints in "
                 f"its second half; use fewer, or --set a smaller batch_size"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
@@ -33,7 +33,7 @@ from modules.joint import JointModel, MultiEmbeddingModel, join_tables
 from modules.memory import keep_freed_memory
 from modules.models import build_model
 from modules.optim import DeferredAdam, DenseAdam
-from modules.precision import matrix_precision
+from modules.precision import autocast, matrix_precision
 from modules.provenance import provenance
 from modules.runs import SCORED_SPLITS, Member, RunError, read_member, run_folder, store_labels
 from modules.schedule import LearningRate
@@ -85,8 +85,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise RunError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:1") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise RunError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RunError(
             f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices; "
@@ -108,8 +110,8 @@ def train_member(
 
     The epoch with the best val AUC is restored, then the test split is scored, once. The folder
     is complete or absent. make_trainer: a kind of `Trainer`; its arguments are those of the class.
-    Raises `DataError` for unusable data, `RunError` where the loss stops being finite,
-    `FileExistsError` where the run is there and `replace` is not set.
+    Raises `DataError` for unusable data, `RunError` where the training diverges or cannot be done
+    with these settings, `FileExistsError` where the run is there and `replace` is not set.
     """
     schema = read_schema(data)
     target = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
@@ -188,17 +190,23 @@ def build_network(config: RunConfig, schema: Schema, streams: Streams) -> Networ
 
 
 def _build_part(part: Part, init: float | None, schema: Schema, streams: Streams) -> Network:
-    with _seeded(streams.model, torch.device("cpu")):
-        model = build_model(
-            part.model, schema.num_fields, embedding_dim=part.embedding_dim, **part.settings
+    try:
+        with _seeded(streams.model, torch.device("cpu")):
+            model = build_model(
+                part.model, schema.num_fields, embedding_dim=part.embedding_dim, **part.settings
+            )
+        table = EmbeddingTable(
+            schema.num_features,
+            part.embedding_dim if model.uses_vectors else 0,
+            first_order=bool(model.uses_weights),
+            generator=streams.table,
+            init=init,
         )
-    table = EmbeddingTable(
-        schema.num_features,
-        part.embedding_dim if model.uses_vectors else 0,
-        first_order=bool(model.uses_weights),
-        generator=streams.table,
-        init=init,
-    )
+    except (MemoryError, RuntimeError) as error:  # the latter is torch's, for the model
+        raise RunError(
+            f"model '{part.model}' with embedding_dim={part.embedding_dim}, {dict(part.settings)} "
+            f"cannot be built over {schema.num_features} features ({error}); choose smaller sizes"
+        ) from error
     return Network(table, model)
 
 
@@ -247,6 +255,7 @@ class Trainer:
         self.device = network.device
         if self.settings.precision == "tf32" and self.device.type != "cuda":
             raise RunError(f"precision=tf32 is of CUDA GPUs, not of the {self.device}; use float32")
+        _check_last_batch(network, schema.rows["train"], self.settings.batch_size)
         self.name = f"{config.model} seed {config.seed}"
         self.schema = schema
         self.data = data
@@ -283,6 +292,8 @@ class Trainer:
             train_loss = self.train_epoch(number)
             seconds = time.perf_counter() - started
             val_logits = self.predict("val")
+            if not np.isfinite(val_logits).all():
+                raise self._diverged(f"val logits are not finite after epoch {number}")
             epoch = Epoch(
                 epoch=number,
                 train_loss=train_loss,
@@ -344,12 +355,13 @@ class Trainer:
         distinct = batch.distinct.to(table.weight.device, self.device)
         rows = self.table_optimizer.gather(distinct.ids)  # (U, W)
         vectors, weights = table.embed(rows.to(self.device), distinct)
-        with matrix_precision(self.settings.precision, self.device):
-            logits = self.model(vectors, weights).float()
-        loss = binary_cross_entropy_with_logits(logits, to_device(batch.labels, self.device))
         for parameter in self.model_parameters:
             parameter.grad = None
-        loss.backward()
+        with matrix_precision(self.settings.precision):
+            with autocast(self.settings.precision, self.device):
+                logits = self.model(vectors, weights).float()
+            loss = binary_cross_entropy_with_logits(logits, to_device(batch.labels, self.device))
+            loss.backward()
         self.table_optimizer.update(distinct.ids, rows)
         if self.model_optimizer is not None:
             self.model_optimizer.param_groups[0]["lr"] = lr
@@ -382,12 +394,17 @@ class Trainer:
         finite = stacked.isfinite()
         if not finite.all():
             first = int((~finite).nonzero()[0])
-            raise RunError(
-                f"{self.name}: the loss is {stacked[first].item()} at step "
-                f"{self.steps - len(losses) + first + 1} (epoch {epoch}); the learning rate of "
-                f"{self.settings.lr} may be too high, try --set lr={self.settings.lr / 10:g}"
+            raise self._diverged(
+                f"the loss is {stacked[first].item()} at step "
+                f"{self.steps - len(losses) + first + 1} (epoch {epoch})"
             )
         return float(stacked.sum().item())
+
+    def _diverged(self, what: str) -> RunError:
+        return RunError(
+            f"{self.name}: {what}; the learning rate of {self.settings.lr} may be too high, try "
+            f"--set lr={self.settings.lr / 10:g}"
+        )
 
     def _log(self, epoch: Epoch) -> None:
         line = (
@@ -398,6 +415,16 @@ class Trainer:
         with (self.folder / "log.txt").open("a") as log:
             print(line, file=log)
         tqdm.write(f"{self.name} {line}")
+
+
+def _check_last_batch(network: Network, rows: int, batch_size: int) -> None:
+    """Raise `RunError` where batch normalisation would end an epoch with one row, hours later."""
+    normalises = any(isinstance(module, nn.BatchNorm1d) for module in network.modules())
+    if normalises and (rows - 1) % batch_size == 0:
+        raise RunError(
+            f"batch_norm=true needs two rows, and of {rows} training rows batch_size={batch_size} "
+            f"leaves one for the last batch; --set another batch_size, or batch_norm=false"
+        )
 
 
 def _scores(

@@ -24,4 +24,6 @@ def load_weights(network: Network, folder: Path) -> None:
     try:
         safetensors.torch.load_model(network, path)
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        raise RunError(f"{path}: not this member's weights ({error}); train it again") from error
+        raise RunError(
+            f"{path}: not this member's weights ({error}); train it again with --force"
+        ) from error

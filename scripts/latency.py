@@ -20,7 +20,6 @@ from statistics import median
 from typing import Any
 
 import torch
-import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -29,7 +28,7 @@ from modules.config import RunConfig
 from modules.cost import measure_latency_ms
 from modules.group import USER_ERRORS
 from modules.provenance import describe_machine
-from modules.runs import Member, RunError, find_members
+from modules.runs import Member, RunError, find_members, read_settings
 from modules.training import Streams, build_placed_network, resolve_device
 
 
@@ -80,7 +79,7 @@ def _alike(
     for member in members:
         fingerprint = member.report["data"]["fingerprint"]
         if fingerprint in schemas:
-            settings = yaml.safe_load((member.folder / "config.yaml").read_text())
+            settings = read_settings(member.folder)
             alike[fingerprint, json.dumps(settings | {"seed": 0})].append(member)
     if not alike:
         raise RunError(

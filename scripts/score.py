@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,7 +25,7 @@ from data.loader import Loader, read_labels
 from data.schema import SPLITS, Schema, read_schema
 from modules.config import RunConfig
 from modules.group import USER_ERRORS
-from modules.runs import Member, RunError, find_members
+from modules.runs import Member, RunError, find_members, read_settings
 from modules.scoring.metrics import auc, logloss, sigmoids
 from modules.scoring.pools import probability_mean
 from modules.training import Streams, build_placed_network, predict_logits, resolve_device
@@ -93,7 +92,7 @@ def _members_of(members: Sequence[Member], arm: str, schema: Schema) -> list[Mem
 
 def _score(member: Member, schema: Schema, loader: Loader, device: torch.device) -> np.ndarray:
     """Logits (rows,) of one member."""
-    config = RunConfig.from_dict(yaml.safe_load((member.folder / "config.yaml").read_text()))
+    config = RunConfig.from_dict(read_settings(member.folder))
     network = build_placed_network(config, schema, Streams.of(config.seed), device)
     load_weights(network, member.folder)
     return predict_logits(network, loader)

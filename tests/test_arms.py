@@ -124,6 +124,9 @@ def test_models_that_cannot_grow_say_what_to_do() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             build_parts(config(name, arm), FIELDS)
+    attention_alone = ("mlp=false", "attention_layers=0")
+    with pytest.raises(ConfigError, match="'autoint' has no layers to stack"):
+        build_parts(config("autoint", "depth:2", *attention_alone), FIELDS)
     with pytest.raises(ConfigError, match=r"nearest that whole widths allow .* is \d\.\d\d times"):
         widen(Part("fm", 1, {"first_order": False}), 1.4, FIELDS)
     with pytest.raises(
@@ -138,6 +141,25 @@ def test_heads_go_on_sharing_out_the_widths() -> None:
         assert part.settings["hidden_units"][-1] % 3 == 0
         (part,) = build_parts(config("autoint", f"width:{k}", "heads=4"), FIELDS)
         assert part.settings["attention_dim"] % 4 == 0
+
+
+def test_hidden_units_of_no_mlp_close_no_gap() -> None:
+    run = config("autoint", "width:2", "mlp=false", "embedding_dim=24", "attention_dim=32")
+    (part,) = build_parts(run, FIELDS)
+    assert achieved_scale(run, part_macs(part, FIELDS), FIELDS) == pytest.approx(2, rel=0.05)
+
+
+def test_planning_makes_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[torch.nn.Module] = []
+
+    def build(*args: Any, **settings: Any) -> torch.nn.Module:
+        built.append(build_model(*args, **settings))
+        return built[-1]
+
+    monkeypatch.setattr("modules.arms.build_model", build)
+    build_parts(config("deepfm", "width:7"), FIELDS)
+    assert built
+    assert all(parameter.is_meta for model in built for parameter in model.parameters())
 
 
 def test_counted_macs_of_an_mlp_are_those_of_its_formula() -> None:
@@ -205,6 +227,7 @@ def test_every_set_has_its_part_in_a_rows_own_logit(
     torch.testing.assert_close(
         together, torch.cat([network(ids[row : row + 1]) for row in range(len(ids))])
     )
+    torch.testing.assert_close(network(ids.repeat(200, 1)), together.repeat(200))  # in blocks
     vectors, weights = network.table(ids)
     vectors.requires_grad_()
     network.model(vectors, weights).square().sum().backward()
@@ -256,6 +279,7 @@ def test_a_mix_joins_architectures_of_different_dimensions(schema: Schema) -> No
     ("mix", "options", "message"),
     [
         ("fm:x+lr", {}, "'fm:x': the embedding dimension 'x' is not a whole number"),
+        ("fm:²+lr", {}, "the embedding dimension '²' is not a whole number"),
         ("fm+lr", {"arm": "width:2"}, "modules of a mix make the arm joint:2"),
         ("fm+lr", {"profiles": ["small"]}, "lr is 0.003 for fm and 0.01 for lr; choose with --set"),
     ],

@@ -47,7 +47,7 @@ def group(cwd: Path, *more: str | Path, code: int = 0) -> str:
 
 
 def test_from_a_log_to_a_report_and_again(copy: Path) -> None:
-    plan = group(copy, "--dry-run")
+    plan = group(copy, "--dry-run", "--models", "lr,deepfm,lr", "--arms", "base,base")
     assert "plan: 4 members of avazu" in plan
     assert plan.count(": to train") == 4
     assert not (copy / "runs").exists()

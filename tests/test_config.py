@@ -78,6 +78,8 @@ def test_settings_are_read_back_as_they_were_written(model: str) -> None:
         ("hidden_units=a,b", "hidden_units='a,b' is not a list of whole numbers"),
         ("lr", "expected key=value"),
         ("lr=[", "not YAML"),
+        ("lr=2020-13-45", "not YAML"),
+        (f"lr=1{400 * '0'}", "is not a number"),
     ],
 )
 def test_bad_overrides_name_the_key_and_the_way_out(override: str, message: str) -> None:
@@ -113,6 +115,39 @@ def test_unknown_names_are_refused(configs: Path) -> None:
         resolve("toy", "fm")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"- lr", r"toy.yaml: expected settings, as `lr: 1e-3`, not \['lr'\]"),
+        (b"lr", r"toy.yaml: expected settings, .*not 'lr'"),
+        (b"1: 2", r"toy.yaml: expected settings, .*not \{1: 2\}"),
+        (b"lr: [1", r"toy.yaml: not YAML"),
+        (b"lr: 2020-13-45", r"toy.yaml: not YAML"),
+        (b"lr: \xff", r"toy.yaml: not YAML"),
+        (b"models: [fm]", r"toy.yaml, models: expected settings, .*not \['fm'\]"),
+        (b"models: {fm: 3}", r"toy.yaml, models: fm: expected settings, .*not 3"),
+        (b"seed: -4", r"seed=-4 is not a number from 0 on"),
+    ],
+)
+def test_a_malformed_file_is_named(configs: Path, text: bytes, message: str) -> None:
+    (configs / "toy.yaml").write_bytes(text)
+    with pytest.raises(ConfigError, match=message):
+        resolve("toy", "fm")
+
+
+@pytest.mark.parametrize("text", ["", "models:", "models: {fm: }"])
+def test_a_file_may_say_nothing(configs: Path, text: str) -> None:
+    (configs / "toy.yaml").write_text(text)
+    assert resolve("toy", "fm") == RunConfig(
+        dataset="toy", model="fm", model_settings={"first_order": True}
+    )
+
+
+def test_a_seed_is_not_negative() -> None:
+    with pytest.raises(ConfigError, match="seed=-1 is not a number from 0 on"):
+        resolve("mine", "fm", seed=-1)
+
+
 def test_the_projects_own_files_resolve_for_every_model() -> None:
     root = Path(config.__file__).parents[1] / "configs"
     datasets = [path.stem for path in root.glob("*.yaml")]
@@ -129,6 +164,6 @@ def test_seeds_are_a_count_or_names() -> None:
     assert parse_seeds("7,", first=2021) == [7]
     with pytest.raises(RunError, match=r"more than 999 members of each; .* --seeds 2021,$"):
         parse_seeds("2021", first=1)
-    for bad in ("0", "", "a", "1,1", "-3"):
+    for bad in ("0", "", "a", "1,1", "-3", "²"):
         with pytest.raises(RunError, match="expected a count"):
             parse_seeds(bad, first=1)

@@ -74,6 +74,16 @@ def test_logits_are_finite_and_one_a_row(name: str, settings: dict[str, Any]) ->
         assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_one_field_is_enough(name: str) -> None:
+    model = build_model(name, 1, embedding_dim=DIM, **SMALL.get(name, MLP_UNITS))
+    vectors, weights = (part[:, :1].requires_grad_() for part in inputs())
+    logits = model(vectors, weights)
+    assert logits.shape == (ROWS,)
+    logits.sum().backward()
+    assert any(part.grad is not None and part.grad.isfinite().all() for part in (vectors, weights))
+
+
 @every_form
 def test_every_parameter_and_input_gets_a_gradient(name: str, settings: dict[str, Any]) -> None:
     model = build(name, **settings)
@@ -351,6 +361,9 @@ def test_unknown_names_and_settings_are_refused_with_the_known_ones() -> None:
         ("dcnv2", {"low_rank": 0}, "low_rank=0 is below 1"),
         ("dcnv2", {"cross_layers": -1}, "cross_layers=-1 is below 0"),
         ("deepfm", {"hidden_units": (4, 0)}, r"hidden_units=\(4, 0\) is below 1"),
+        ("deepfm", {"dropout": -0.5}, "'deepfm': dropout=-0.5 is not a share from 0 to 1"),
+        ("autoint", {"dropout": float("nan")}, "dropout=nan is not a share"),
+        ("fnn", {"dropout": 1.5}, "dropout=1.5 is not a share"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from modules.runs import RunError, find_members, load_labels, run_folder, store_labels
+from modules.runs import (
+    REPORTED,
+    RunError,
+    find_members,
+    load_labels,
+    read_member,
+    read_settings,
+    run_folder,
+    store_labels,
+)
+
+METRICS = {"auc": 0.7, "logloss": 0.4}
 
 
 def write_run(runs: Path, model: str, seed: int) -> Path:
     folder = run_folder(runs, "toy", model, "base", seed)
     folder.mkdir(parents=True)
-    report = {"model": model, "arm": "base", "seed": seed, "labels": {"val": "v", "test": "t"}}
+    report = {
+        **{"model": model, "arm": "base", "seed": seed, "labels": {"val": "v", "test": "t"}},
+        **{"data": {"fingerprint": "f"}, "metrics": {"val": METRICS, "test": METRICS}},
+        **{"best_epoch": 1, "epochs": [], "seconds": 2.5, "rows_per_second": 1000.0},
+    }
     (folder / "report.json").write_text(json.dumps(report))
     np.save(folder / "val.npy", np.arange(3, dtype=np.float32))
     return folder
@@ -47,8 +64,29 @@ def test_missing_members_and_files_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"val.npy: unreadable predictions"):
         member.logits("val")
     (folder / "report.json").write_text("{")
-    with pytest.raises(RunError, match=r"report.json: not a run's report"):
+    with pytest.raises(RunError, match=r"report.json: not a run's report .*again with --force"):
         find_members(tmp_path, "toy")
+
+
+@pytest.mark.parametrize("entry", REPORTED)
+def test_a_report_without_a_needed_entry_is_refused(entry: str, tmp_path: Path) -> None:
+    path = write_run(tmp_path, "lr", 1) / "report.json"
+    report = json.loads(path.read_text())
+    *outer, last = entry.split(".")
+    del reduce(getitem, outer, report)[last]
+    path.write_text(json.dumps(report))
+    with pytest.raises(RunError, match=f"not a run's report .*'{last}'.*again with --force"):
+        read_member(path.parent)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: [1", "model_settings: {}", "training: 3\nmodel_settings: {}", "training: {}", "- 1"],
+)
+def test_settings_that_cannot_be_read_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(RunError, match=r"config.yaml: not a run's settings .*again with --force"):
+        read_settings(tmp_path)
 
 
 def test_labels_are_stored_once_and_checked(tmp_path: Path) -> None:

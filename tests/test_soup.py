@@ -15,7 +15,7 @@ from data.loader import Loader
 from data.schema import read_schema
 from modules.config import ConfigError, RunConfig, resolve
 from modules.group import Outcome, State, plan_group, train_group
-from modules.runs import Member
+from modules.runs import Member, RunError
 from modules.soup import LateSoupTrainer
 from modules.training import Streams, build_network
 from tests.conftest import ROOT, run_command
@@ -99,8 +99,14 @@ def test_a_soup_needs_members_of_the_same_settings(encoded: Path, runs: Path) ->
     assert not list(runs.glob("toy/deepfm/soup*/*"))
 
 
-def test_one_late_checkpoint_is_the_base_arm(encoded: Path, runs: Path) -> None:
-    base, late = (train(config(arm), encoded, runs) for arm in ("base", "soup-late:1"))
+@pytest.mark.parametrize("batch_size", [256, 9999])  # 9999: one step an epoch
+def test_one_late_checkpoint_is_the_base_arm(
+    batch_size: int, encoded: Path, tmp_path: Path
+) -> None:
+    base, late = (
+        train(config(arm, 5, f"batch_size={batch_size}"), encoded, tmp_path)
+        for arm in ("base", "soup-late:1")
+    )
     for split in ("val", "test"):
         np.testing.assert_array_equal(late.logits(split), base.logits(split))
 
@@ -164,6 +170,28 @@ def test_a_run_older_than_a_setting_is_complete(encoded: Path, runs: Path) -> No
     path.write_text("\n".join(lines))
     (planned,) = plan_group([config()], encoded, runs)
     assert planned.state is State.COMPLETE
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "val.npy", "test.npy"])
+def test_a_run_that_lost_a_file_is_trained_again(lost: str, encoded: Path, runs: Path) -> None:
+    (runs / "toy/deepfm/base/seed-5" / lost).unlink()
+    planned = plan_group([config(), config(seed=6)], encoded, runs)
+    assert [entry.state for entry in planned] == [State.REDO, State.COMPLETE]
+    first, _ = train_group(planned, encoded, runs, CPU)
+    assert first.member is not None
+    assert (first.member.folder / lost).exists()
+
+
+@pytest.mark.parametrize("name", ["report.json", "config.yaml"])
+def test_a_run_that_cannot_be_read_is_trained_again_by_force(
+    name: str, encoded: Path, runs: Path
+) -> None:
+    (runs / "toy/deepfm/base/seed-5" / name).write_text("")
+    with pytest.raises(RunError, match=f"seed-5/{name}: not a run's .*--force"):
+        plan_group([config()], encoded, runs)
+    assert f"seed-5/{name}: not a run's" in outcome(config("soup:2"), encoded, runs).failure
+    planned = plan_group([config()], encoded, runs, force=True)
+    assert [found.failure for found in train_group(planned, encoded, runs, CPU)] == [""]
 
 
 def rows_read(encoded: Path, share: float, seed: int, passes: int = 1) -> list[list[bytes]]:

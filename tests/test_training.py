@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from modules.embedding import EmbeddingTable
 from modules.models import MODELS, build_model
 from modules.models.lr import LR
 from modules.optim import DenseAdam
-from modules.precision import matrix_precision
+from modules.precision import Precision, autocast, matrix_precision
 from modules.runs import Member, RunError
 from modules.scoring.metrics import auc, logloss
 from modules.training import (
@@ -245,9 +246,10 @@ def test_bf16_changes_gradients_by_its_precision_only(name: str) -> None:
     vectors = torch.randn(32, 6, 8, requires_grad=True)
     weights = torch.randn(32, 6, requires_grad=True)
     gradients = []
-    for precision in ("float32", "bf16"):
+    precisions: tuple[Precision, ...] = ("float32", "bf16")
+    for precision in precisions:
         model.zero_grad()
-        with matrix_precision(precision, CPU):
+        with autocast(precision, CPU):
             logits = model(vectors, weights).float()
         binary_cross_entropy_with_logits(logits, torch.ones(32)).backward()
         gradients.append(
@@ -259,9 +261,47 @@ def test_bf16_changes_gradients_by_its_precision_only(name: str) -> None:
 
 def test_matrix_precision_is_put_back() -> None:
     before = torch.get_float32_matmul_precision()
-    with matrix_precision("tf32", CPU):
+    with matrix_precision("tf32"):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "forward", "backward"),
+    [
+        ("float32", ("highest", False), ("highest", False)),
+        ("tf32", ("high", False), ("high", False)),
+        ("bf16", ("highest", True), ("highest", False)),
+    ],
+)
+def test_a_step_computes_both_passes_in_its_precision(
+    precision: Precision,
+    forward: tuple[str, bool],
+    backward: tuple[str, bool],
+    encoded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, weights: Tensor) -> Tensor:
+            seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+            return weights.sum(dim=1)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Tensor:
+            seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+            return grads[0][:, None].expand(-1, 24)
+
+    schema, run, streams = read_schema(encoded), config("lr"), Streams.of(1)
+    trainer = Trainer(run, schema, encoded, build_network(run, schema, streams), streams, tmp_path)
+    trainer.settings = replace(trainer.settings, precision=precision)  # a CPU would refuse tf32
+    probe: Any = Probe.apply
+    monkeypatch.setattr(trainer, "model", lambda _, weights: probe(weights))
+    trainer.train_step(trainer.prepare(next(iter(trainer.loaders["train"]))))
+    assert seen == [forward, backward]
 
 
 def test_tf32_is_refused_where_there_is_none(encoded: Path, tmp_path: Path) -> None:
@@ -330,11 +370,36 @@ def test_a_diverging_loss_names_its_step_and_leaves_nothing(encoded: Path, tmp_p
     assert list(tmp_path.glob("toy/fm/base/*")) == []
     with pytest.raises(RunError, match=r"at step 1 \(epoch 1\)"):
         train(encoded, tmp_path, "fm", 1, "embedding_init=1e30")
+    with pytest.raises(RunError, match=r"val logits are not finite after epoch 1; .*try --set lr="):
+        train(encoded, tmp_path, "fm", 1, "lr=1e25", "batch_size=9999")  # in its only step
+
+
+def test_batch_normalisation_of_a_last_row_is_refused_at_once(
+    encoded: Path, tmp_path: Path
+) -> None:
+    rows = read_schema(encoded).rows["train"]
+    for batch_size in (1, rows - 1):
+        with pytest.raises(RunError, match=rf"{rows} training rows batch_size={batch_size} leaves"):
+            train(encoded, tmp_path, "deepfm", 1, "batch_norm=true", f"batch_size={batch_size}")
+    train(encoded, tmp_path, "deepfm", 1, "batch_norm=true", f"batch_size={rows - 2}")
+    train(encoded, tmp_path, "deepfm", 2, f"batch_size={rows - 1}")
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [("fm", "embedding_dim=1000000000000"), ("fnn", "hidden_units=1" + 14 * "0")],
+)
+def test_sizes_beyond_the_memory_are_named(
+    model: str, sizes: str, encoded: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"embedding_dim=\d+.* cannot be built .* smaller sizes"):
+        train(encoded, tmp_path, model, 1, sizes)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     assert resolve_device("cpu") == CPU
     with pytest.raises(RunError, match=r"shows \d+ CUDA devices; use --device auto"):
         resolve_device("cuda:99")
-    with pytest.raises(RunError, match="not a device; use auto, cpu"):
-        resolve_device("gpu0")
+    for name in ("gpu0", "meta", "mps"):
+        with pytest.raises(RunError, match=f"{name}: not a device; use auto, cpu"):
+            resolve_device(name)

@@ -47,7 +47,7 @@ def build_model(name: str, num_fields: int, **settings: Any) -> nn.Module:
 
     settings: `embedding_dim` and the keyword arguments of the model's class.
     Raises `ModelError` for an unknown name or setting, for a size below 1 (a number of `_layers`
-    may be 0), and for settings that do not fit together.
+    may be 0), for a dropout that is no share, and for settings that do not fit together.
     """
     known = model_settings(name)
     for key in settings:
@@ -57,6 +57,9 @@ def build_model(name: str, num_fields: int, **settings: Any) -> nn.Module:
             smallest = 0 if key.endswith(("_layers", "_fields")) else 1
             if any(number < smallest for number in _integers(settings[key])):
                 raise ModelError(f"model '{name}': {key}={settings[key]} is below {smallest}")
+    dropout = settings.get("dropout", 0.0)
+    if not 0 <= dropout <= 1:
+        raise ModelError(f"model '{name}': dropout={dropout} is not a share from 0 to 1")
     try:
         return MODELS[name](num_fields, **settings)
     except ValueError as error:

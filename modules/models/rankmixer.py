@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,15 @@ class RankMixerLayer(nn.Module):
         x = self.mix_norm(mixed + x)
         normed: Tensor = self.norm(x + self.contract(functional.gelu(self.expand(x))))
         return normed
+
+
+class _InBlocks(nn.Sequential):
+    """Layers in a row; on a CPU some rows at a time. Shape: (T, B, width) -> (T, B, width)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers: Callable[[Tensor], Tensor] = super().forward
+        rows = CPU_BLOCK if x.device.type == "cpu" else x.shape[1]
+        return torch.cat([layers(part) for part in x.split(rows, dim=1)], dim=1)
 
 
 class RankMixer(nn.Module):
@@ -66,14 +75,13 @@ class RankMixer(nn.Module):
         super().__init__()
         width = -(-embedding_dim // num_fields) * num_fields
         self.widen = nn.Identity() if width == embedding_dim else nn.Linear(embedding_dim, width)
-        self.layers = nn.Sequential(
+        self.layers = _InBlocks(
             *(RankMixerLayer(num_fields, width, expansion) for _ in range(layers))
         )
         self.mlp = MLP(num_fields * width, hidden_units, dropout=dropout, batch_norm=batch_norm)
 
     def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
         tokens = self.widen(vectors).transpose(0, 1)  # (T = F, B, width)
-        rows = CPU_BLOCK if tokens.device.type == "cpu" else len(vectors)
-        mixed = [self.layers(part).transpose(0, 1) for part in tokens.split(rows, dim=1)]
-        logits: Tensor = self.mlp(torch.cat(mixed).flatten(start_dim=1)).squeeze(1)
+        mixed = self.layers(tokens).transpose(0, 1)
+        logits: Tensor = self.mlp(mixed.flatten(start_dim=1)).squeeze(1)
         return logits

@@ -38,7 +38,7 @@ from modules.embedding import EmbeddingTable
 from modules.memory import keep_freed_memory
 from modules.models import MODELS, build_model
 from modules.optim import DeferredAdam
-from modules.precision import Precision, matrix_precision
+from modules.precision import Precision, autocast, matrix_precision
 
 PARTS = ("gather", "forward", "backward", "optimiser")
 RIVALS = ("torch", "torch-fused", "deepctr")
@@ -108,6 +108,8 @@ class Measurement:
 class Contender:
     """A network and its optimisers; a step is these parts, one after the other."""
 
+    precision: Precision = "float32"
+
     def prepare(self, ids: Tensor) -> Any:
         """What `gather` takes of a batch's ids, made by a thread during the step before."""
         return ids
@@ -165,7 +167,7 @@ class Ours(Contender):
         return self.table.embed(self.rows, self.batch)
 
     def forward(self, *gathered: Tensor) -> Tensor:
-        with matrix_precision(self.precision, gathered[0].device):
+        with autocast(self.precision, gathered[0].device):
             logits: Tensor = self.compiled(*gathered)
         return logits.float()
 
@@ -293,7 +295,8 @@ def measure(job: Job) -> Measurement:
     steps = itertools.islice(batches, WARM_UP + job.steps)
     ahead = one_ahead((contender.prepare(ids), labels) for ids, labels in steps)
     run = _infer if job.inference else _step
-    laps = list(run(contender, ahead))[WARM_UP:]
+    with matrix_precision(contender.precision):
+        laps = list(run(contender, ahead))[WARM_UP:]
     parts = {part: statistics.median(lap[part] for lap in laps) for part in laps[0]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     result = Measurement(statistics.median(sum(lap.values()) for lap in laps), parts, peak)
@@ -340,12 +343,12 @@ def _with_dense(result: Measurement, job: Job) -> Measurement:
     labels = torch.zeros(job.batch_size)
 
     def dense() -> None:
-        with torch.inference_mode(job.inference):
-            with matrix_precision(job.precision, vectors.device):
+        with torch.inference_mode(job.inference), matrix_precision(job.precision):
+            with autocast(job.precision, vectors.device):
                 logits = run(vectors, weights)
             loss = binary_cross_entropy_with_logits(logits.float(), labels)
-        if not job.inference:
-            loss.backward()
+            if not job.inference:
+                loss.backward()
         for tensor in (vectors, weights, *model.parameters()):
             tensor.grad = None
 
