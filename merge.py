@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from modules.names import split_names
 from modules.runs import RunError
 from modules.scoring.answer import answer
 from modules.scoring.comparison import make_tables
@@ -100,7 +101,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _names(text: str) -> list[str]:
-    names = [name for name in dict.fromkeys(map(str.strip, text.split(","))) if name]
+    names = split_names(text)
     if not names:
         raise argparse.ArgumentTypeError(f"no name in '{text}'")
     return names

@@ -21,6 +21,7 @@ from modules.group import (
     train_group,
 )
 from modules.models import MODELS
+from modules.names import split_names
 from modules.runs import RunError
 from modules.training import resolve_device
 
@@ -73,10 +74,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _configs(args: argparse.Namespace) -> list[RunConfig]:
     """The grid models x arms x seeds, in this order, soups last of a model; then the mixes."""
-    mixes = [mix for mix in _names(args.joint) if mix]
-    models = _names(args.models or ("" if mixes else ",".join(MODELS)))
-    arms = sorted(_names(args.arms), key=lambda arm: arm.startswith("soup:"))  # need the base
-    grid = [(model, arm) for model in models if model for arm in arms]
+    mixes = split_names(args.joint)
+    models = split_names(args.models or ("" if mixes else ",".join(MODELS)))
+    arms = sorted(split_names(args.arms), key=lambda arm: arm.startswith("soup:"))  # need the base
+    grid = [(model, arm) for model in models for arm in arms]
     configs = []
     for model, arm in [*grid, *((mix, "base") for mix in mixes)]:
         first = resolve(
@@ -85,18 +86,13 @@ def _configs(args: argparse.Namespace) -> list[RunConfig]:
             arm=arm,
             profiles=args.profile,
             overrides=args.set,
-            models=[name for name in models if name],
+            models=models,
         )
         seeds = parse_seeds(args.seeds, first.seed)
         if Arm.parse(first.arm).kind == "soup":
             seeds = _soup_seeds(arm, seeds)
         configs += [first.with_seed(seed) for seed in seeds]
     return configs
-
-
-def _names(text: str) -> list[str]:
-    """The distinct names of `a,b`."""
-    return list(dict.fromkeys(text.split(",")))
 
 
 def _soup_seeds(arm: str, seeds: Sequence[int]) -> list[int]:

@@ -49,15 +49,12 @@ class Member:
     def name(self) -> str:
         return f"{self.model}/{self.arm}/seed-{self.seed}"
 
-    def labels_hash(self, split: str) -> str:
-        return str(self.report["labels"][split])
-
     def logits(self, split: str) -> np.ndarray:
         """Logits of `split` in file order, (rows,) float32, memory-mapped."""
         path = self.folder / f"{split}.npy"
         try:
             logits = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise RunError(
                 f"{path}: unreadable predictions ({error}); train it again with --force"
             ) from error
@@ -149,7 +146,7 @@ def load_labels(root: Path, dataset: str, digest: str) -> tuple[np.ndarray, np.n
     try:
         labels = np.load(path, allow_pickle=False)
         truth = np.load(truth_path, allow_pickle=False) if truth_path.exists() else None
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise RunError(
             f"{path}: unreadable labels ({error}); train a member again with --force"
         ) from error

@@ -25,6 +25,7 @@ from data.loader import Loader, read_labels
 from data.schema import SPLITS, Schema, read_schema
 from modules.config import RunConfig
 from modules.group import USER_ERRORS
+from modules.names import split_names
 from modules.runs import Member, RunError, find_members, read_settings
 from modules.scoring.metrics import auc, logloss, sigmoids
 from modules.scoring.pools import probability_mean
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         schema = read_schema(args.data)
-        members = _members_of(find_members(args.runs, args.dataset, args.models), args.arm, schema)
+        members = find_members(args.runs, args.dataset, args.models)
+        members = _members_of(members, args.arm, args.models or (), schema)
         # Before the work, should it fail.
         args.output.parent.mkdir(parents=True, exist_ok=True)
         if args.output.is_dir():
@@ -66,7 +68,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, help="of the members, as in runs/")
     parser.add_argument("--data", type=Path, required=True, help="the encoded rows")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--models", type=lambda text: text.split(","), help="default: all trained")
+    parser.add_argument("--models", type=split_names, help="default: all trained")
     parser.add_argument("--arm", default="base")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
@@ -74,8 +76,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _members_of(members: Sequence[Member], arm: str, schema: Schema) -> list[Member]:
-    """The members of an arm that know the ids of `schema`."""
+def _members_of(
+    members: Sequence[Member], arm: str, models: Sequence[str], schema: Schema
+) -> list[Member]:
+    """The members of an arm that know the ids of `schema`; there are some of each of `models`."""
     origin = schema.like["fingerprint"] if schema.like else schema.fingerprint
     known = [member for member in members if member.report["data"]["fingerprint"] == origin]
     if not known:
@@ -84,9 +88,11 @@ def _members_of(members: Sequence[Member], arm: str, schema: Schema) -> list[Mem
             f"with the ids of these rows; encode them --like the members' data set"
         )
     chosen = [member for member in known if member.arm == arm]
-    if not chosen:
-        arms = ", ".join(sorted({member.arm for member in known}))
-        raise RunError(f"no member of arm '{arm}'; there are: {arms}")
+    missing = set(models) - {member.model for member in chosen}
+    if missing or not chosen:
+        of = f" of {', '.join(sorted(missing))}" if missing else ""
+        there = ", ".join(sorted({f"{member.model}/{member.arm}" for member in known}))
+        raise RunError(f"no member{of} in arm '{arm}'; there are: {there}")
     return chosen
 
 

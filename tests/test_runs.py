@@ -60,9 +60,10 @@ def test_missing_members_and_files_say_what_to_do(tmp_path: Path) -> None:
     (member,) = find_members(tmp_path, "toy")
     with pytest.raises(RunError, match=r"test.npy: unreadable predictions"):
         member.logits("test")
-    (folder / "val.npy").write_bytes(b"\x93NUMPY not")
-    with pytest.raises(RunError, match=r"val.npy: unreadable predictions"):
-        member.logits("val")
+    for content in (b"\x93NUMPY not", b""):
+        (folder / "val.npy").write_bytes(content)
+        with pytest.raises(RunError, match=r"val.npy: unreadable predictions"):
+            member.logits("val")
     (folder / "report.json").write_text("{")
     with pytest.raises(RunError, match=r"report.json: not a run's report .*again with --force"):
         find_members(tmp_path, "toy")
@@ -102,5 +103,7 @@ def test_labels_are_stored_once_and_checked(tmp_path: Path) -> None:
     np.save(tmp_path / f"toy/labels/{digest}.npy", np.array([1, 1, 1, 0], np.uint8))
     with pytest.raises(RunError, match="labels were changed"):
         load_labels(tmp_path, "toy", digest)
-    with pytest.raises(RunError, match="unreadable labels"):
-        load_labels(tmp_path, "toy", "0" * 64)
+    (tmp_path / f"toy/labels/{'1' * 64}.npy").touch()
+    for lost in ("0", "1"):
+        with pytest.raises(RunError, match="unreadable labels"):
+            load_labels(tmp_path, "toy", lost * 64)

@@ -79,7 +79,11 @@ def test_what_cannot_be_scored_is_refused(
     output = str(tmp_path / "scores.parquet")
     flags = ["--dataset", "avazu", "--runs", str(runs), "--output", output]
     assert score.main([*flags, "--data", str(encoded), "--arm", "width:2"]) == 1
-    assert "no member of arm 'width:2'; there are: base, joint:2, soup:2" in capsys.readouterr().err
+    there = "there are: deepfm/base, deepfm/soup:2, fnn+deepfm/joint:2"
+    assert f"no member in arm 'width:2'; {there}" in capsys.readouterr().err
+    asked = ["--models", "deepfm, fnn+deepfm", "--data", str(encoded)]
+    assert score.main([*flags, *asked]) == 1
+    assert f"no member of fnn+deepfm in arm 'base'; {there}" in capsys.readouterr().err
     run_command("-m", "data.prepare", "avazu", "--synthetic", "3000", cwd=tmp_path)
     assert score.main([*flags, "--data", str(tmp_path / "data/encoded/avazu")]) == 1
     assert "none of the 5 members under" in capsys.readouterr().err

@@ -41,7 +41,8 @@ class _InBlocks(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         layers: Callable[[Tensor], Tensor] = super().forward
         rows = CPU_BLOCK if x.device.type == "cpu" else x.shape[1]
-        return torch.cat([layers(part) for part in x.split(rows, dim=1)], dim=1)
+        blocks = [layers(part).transpose(0, 1) for part in x.split(rows, dim=1)]
+        return torch.cat(blocks).transpose(0, 1)  # row by row in memory, as the MLP takes them
 
 
 class RankMixer(nn.Module):
