@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
-from modules.runs import Member, RunError
+from modules.runs import Member, read_settings
 from modules.scoring.members import MIX, Members
 
 
@@ -42,19 +40,11 @@ def _values_by_arm(runs: Sequence[Member]) -> dict[str, dict[str, list[Any]]]:
         if MIX in run.model:
             continue
         values = arms.setdefault(f"{run.model}/{run.arm}", {})
-        for key, value in _settings(run).items():
+        settings = read_settings(run.folder)
+        for key, value in {**settings["training"], **settings["model_settings"]}.items():
             if value not in values.setdefault(key, []):
                 values[key].append(value)
     return arms
-
-
-def _settings(run: Member) -> Mapping[str, Any]:
-    path = run.folder / "config.yaml"
-    try:
-        content = yaml.safe_load(path.read_text())
-        return {**content["training"], **content["model_settings"]}
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise RunError(f"{path}: not a run's settings ({error!r}); train it again") from error
 
 
 def _join(values: Sequence[Any]) -> str:
