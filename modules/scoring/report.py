@@ -83,7 +83,9 @@ _BUDGET_NOTE = (
     "rows; with a worker for each member it is that of the slowest."
 )
 
-_EQUAL_COST_NOTE = "Positive: the merge is better than the arm whose cost is nearest to its own."
+_EQUAL_COST_NOTE = (
+    "Positive: the merge is better than the arm, which costs as much to within a quarter."
+)
 _MAIN_NOTE = (
     "The sd is over members; for `all` it includes the differences between models, and its mean "
     "member is that of all models, weak ones included. Pick the member that is best on validation: "
