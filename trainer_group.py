@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             done = " (was complete)" if outcome.planned.state is State.COMPLETE else ""
             print(f"{place} {summarise(outcome.member)}{done}", flush=True)
-    print(f"{len(planned) - len(failures)} of {len(planned)} members are complete")
+    complete = len(planned) - len(failures)
+    print(f"{complete} of {len(planned)} members are complete", flush=True)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if failures else 0
