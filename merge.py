@@ -62,10 +62,10 @@ def _results_folder(flags: argparse.Namespace, tables: Tables) -> Path:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", help="name of the data set, as in runs/")
-    parser.add_argument("--models", type=_names, help="comma-separated; default: all trained")
+    parser.add_argument("--models", type=split_names, help="comma-separated; default: all trained")
     parser.add_argument(
         "--pool",
-        type=_names,
+        type=split_names,
         default=["prob", "logit"],
         help=f"comma-separated, of {','.join(POOLS)}; default: prob,logit",
     )
@@ -98,13 +98,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not flags.dataset and not flags.tables:
         parser.error("--dataset names what to merge, or --from the tables to redraw")
     return flags
-
-
-def _names(text: str) -> list[str]:
-    names = split_names(text)
-    if not names:
-        raise argparse.ArgumentTypeError(f"no name in '{text}'")
-    return names
 
 
 def _positive(text: str) -> int:

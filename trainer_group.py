@@ -56,14 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", help="default: all, or none beside --joint")
+    parser.add_argument("--models", type=split_names, help="default: all, or none beside --joint")
     parser.add_argument("--seeds", default="5", help="5: five from the configured first; or 1,2,3")
     parser.add_argument(
-        "--arms", default="base", help="base,width:2,depth:2,joint:2,multi:2,soup:5,soup-late:5"
+        "--arms",
+        type=split_names,
+        default=["base"],
+        help="base,width:2,depth:2,joint:2,multi:2,soup:5,soup-late:5",
     )
     parser.add_argument(
         "--joint",
-        default="",
+        type=split_names,
+        default=[],
         metavar="MIX",
         help="architectures trained jointly, with a dimension for each: rankmixer:24+wukong:16",
     )
@@ -75,12 +79,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _configs(args: argparse.Namespace) -> list[RunConfig]:
     """The grid models x arms x seeds, in this order, soups last of a model; then the mixes."""
-    mixes = split_names(args.joint)
-    models = split_names(args.models or ("" if mixes else ",".join(MODELS)))
-    arms = sorted(split_names(args.arms), key=lambda arm: arm.startswith("soup:"))  # need the base
+    models = args.models or ([] if args.joint else list(MODELS))
+    arms = sorted(args.arms, key=lambda arm: arm.startswith("soup:"))  # need the base
     grid = [(model, arm) for model in models for arm in arms]
     configs = []
-    for model, arm in [*grid, *((mix, "base") for mix in mixes)]:
+    for model, arm in [*grid, *((mix, "base") for mix in args.joint)]:
         first = resolve(
             args.dataset,
             model,

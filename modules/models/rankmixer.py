@@ -36,7 +36,11 @@ class RankMixerLayer(nn.Module):
 
 
 class _InBlocks(nn.Sequential):
-    """Layers in a row; on a CPU some rows at a time. Shape: (T, B, width) -> (T, B, width)"""
+    """Layers in a row; on a CPU some rows at a time, which stay in the cache.
+
+    They are cut here, behind whatever hands the layers the rows of several embedding sets.
+    Shape: (T, B, width) -> (T, B, width)
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         layers: Callable[[Tensor], Tensor] = super().forward
