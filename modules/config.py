@@ -17,6 +17,7 @@ from modules.schedule import Schedule
 
 ARMS = ("base", "width", "depth", "joint", "multi", "soup", "soup-late")
 SCALED_ARMS = ("width", "depth")  # by any factor; the others by a whole number
+LARGEST_ARM = 1000
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -94,9 +95,9 @@ class Arm:
         except ValueError:
             k = math.nan
         whole = kind not in SCALED_ARMS
-        if not 1 <= k < math.inf or (whole and k != int(k)):
+        if not 1 <= k <= LARGEST_ARM or (whole and k != int(k)):
             what = "a whole number" if whole else "a number"
-            raise ConfigError(f"arm '{text}': expected {what} from 1 on, as {kind}:2")
+            raise ConfigError(f"arm '{text}': expected {what} from 1 to {LARGEST_ARM}, as {kind}:2")
         if number != f"{k:g}":  # one folder a run
             raise ConfigError(f"arm '{text}': write it {kind}:{k:g}")
         return cls(kind, int(k) if whole else k)

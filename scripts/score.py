@@ -87,6 +87,9 @@ def _members_of(
             f"none of the {len(members)} members under {members[0].folder.parents[2]} was trained "
             f"with the ids of these rows; encode them --like the members' data set"
         )
+    if len(known) < len(members):
+        unknown = f"{len(members) - len(known)} of {len(members)} members"
+        print(f"left out: {unknown}, trained with other ids")
     chosen = [member for member in known if member.arm == arm]
     missing = set(models) - {member.model for member in chosen}
     if missing or not chosen:

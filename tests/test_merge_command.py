@@ -188,6 +188,7 @@ def test_every_pool_table_and_picture_on_demand(full: Path) -> None:
     assert "## Expected calibration error" in report and "](calibration.png)" in report
     assert "rank mean, AUC only" in report
     latex = (results / "tables.tex").read_text()
+    assert latex.isascii()  # as LaTeX without packages needs it
     tables = report.count("\n## ") - 2  # all sections but the last two are tables
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == tables
 

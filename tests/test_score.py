@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def test_what_cannot_be_scored_is_refused(
     printed = capsys.readouterr()
     assert f"--output {tmp_path} is a folder" in printed.err
     assert printed.out == ""  # before anything is scored
+
+
+def test_members_of_other_ids_are_left_out_and_said_to_be(
+    encoded: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    first, second = members(tmp_path / "runs", "base")
+    report = {**second.report, "data": {**second.report["data"], "fingerprint": "other"}}
+    (second.folder / "report.json").write_text(json.dumps(report))
+    assert list(scored(tmp_path / "runs", encoded)) == ["merged", first.name]
+    assert "left out: 1 of 5 members, trained with other ids" in capsys.readouterr().out
 
 
 def test_weights_that_are_not_the_members_are_refused(

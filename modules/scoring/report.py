@@ -114,9 +114,9 @@ _COST_NOTE = (
 )
 
 _CURVE_NOTE = (
-    "Log loss of K members fitted with L∞ + a/K, the form for independent members. Residual: root "
-    "mean square of what the fit misses. K enough: beyond it, all further members together are "
-    "expected to gain less than the noise, which is the larger of the sd over seeds and of the "
+    "Log loss of K members fitted with L_inf + a/K, the form for independent members. Residual: "
+    "root mean square of what the fit misses. K enough: beyond it, all further members together "
+    "are expected to gain less than the noise, which is the larger of the sd over seeds and of the "
     "half-width of the interval of all members merged."
 )
 

@@ -166,7 +166,7 @@ def cost_table(tables: Tables) -> Layout:
 
 def curve_table(curve: pd.DataFrame) -> Layout:
     """The fits of log loss against K."""
-    header = ["group", "pool", "sizes", "L∞", "a", "residual", "noise", "K enough"]
+    header = ["group", "pool", "sizes", "L_inf", "a", "residual", "noise", "K enough"]
     rows = [
         [
             fit["group"],
