@@ -7,7 +7,8 @@ import json
 import pytest
 
 from scripts.bench import scoring, train_step
-from scripts.bench.train_step import Job, Shape, measure, rows_of
+from scripts.bench.contenders import Job, Shape
+from scripts.bench.train_step import measure, rows_of
 
 TOY = Shape(num_fields=5, num_features=1000)
 
