@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up, prepare, train the group, merge: scripts/train_group.sh DATASET RAW [OPTION ...]
-# RAW may be empty: then data/raw/DATASET is looked into, and failing that a log is planted.
+# RAW may be empty: then data/raw/DATASET is looked into, failing that a real log that was prepared
+# before is taken as it is, and failing that a log is planted.
 # The options go to trainer_group.py, --runs and --models also to merge.py; --dry-run ends after the
 # plan. MODELS (lr,fm,deepfm), SEEDS (5) and ROWS (of a planted log, 200000) are read from the
 # environment.
@@ -21,6 +22,9 @@ fi
 if [ -n "$raw" ]; then
   echo "$dataset: the log $raw"
   source_of_rows=(--raw "$raw")
+elif [ -z "${ROWS:-}" ] && grep -qsx 'synthetic: false' "data/encoded/$dataset/schema.yaml"; then
+  echo "$dataset: no raw log given (${dataset^^}_RAW=PATH), so data/encoded/$dataset as it is"
+  source_of_rows=()
 else
   rows=${ROWS:-200000}
   echo "$dataset: no raw log given (${dataset^^}_RAW=PATH), so a SYNTHETIC log of $rows rows"
@@ -29,7 +33,9 @@ fi
 
 source scripts/setup.sh requirements.txt
 models=${MODELS:-lr,fm,deepfm}
-python -m data.prepare "$dataset" "${source_of_rows[@]}"
+if [ ${#source_of_rows[@]} -gt 0 ]; then
+  python -m data.prepare "$dataset" "${source_of_rows[@]}"
+fi
 profile=$(python - "data/encoded/$dataset" <<'PY'
 import sys
 from pathlib import Path

@@ -174,15 +174,40 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_a_group_is_merged_from_where_it_was_trained(
     tmp_path: Path, options: Sequence[str], merged: str | None
 ) -> None:
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    python = tmp_path / "bin/python"
-    python.parent.mkdir()
-    python.write_text('#!/bin/sh\necho "$@" >> calls\n')
-    python.chmod(0o755)
-    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}", "MODELS": "lr,fm"}
-    script = tmp_path / "scripts/train_group.sh"
-    subprocess.run(["bash", script, "avazu", "", *options], check=True, env=environment)
-    calls = (tmp_path / "calls").read_text().splitlines()
+    calls = script_calls(tmp_path, *options, MODELS="lr,fm")
     trained = " ".join(["trainer_group.py --dataset avazu --models lr,fm --seeds 5", *options])
     after = calls[calls.index(trained) + 1 :]
     assert after == ([] if merged is None else [f"merge.py --dataset avazu {merged}"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "environment", "prepared"),
+    [
+        (None, {}, "--synthetic 200000"),
+        ("synthetic: true", {}, "--synthetic 200000"),
+        ("synthetic: false", {}, None),
+        ("synthetic: false", {"ROWS": "3000"}, "--synthetic 3000"),
+    ],
+)
+def test_a_prepared_log_is_not_replaced_by_a_planted_one(
+    tmp_path: Path, schema: str | None, environment: dict[str, str], prepared: str | None
+) -> None:
+    if schema is not None:
+        encoded = tmp_path / "data/encoded/avazu"
+        encoded.mkdir(parents=True)
+        (encoded / "schema.yaml").write_text(f"version: 1\n{schema}\nrows:\n")
+    calls = [call for call in script_calls(tmp_path, **environment) if "data.prepare" in call]
+    assert calls == ([] if prepared is None else [f"-m data.prepare avazu {prepared}"])
+
+
+def script_calls(folder: Path, *options: str, **environment: str) -> list[str]:
+    """What scripts/train_group.sh, copied into `folder`, asks python for."""
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    python = folder / "bin/python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "$@" >> calls\n')
+    python.chmod(0o755)
+    variables = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"} | environment
+    script = folder / "scripts/train_group.sh"
+    subprocess.run(["bash", script, "avazu", "", *options], check=True, env=variables)
+    return (folder / "calls").read_text().splitlines()
