@@ -43,9 +43,10 @@ def answer(tables: Tables) -> str:
     if bigger.empty and len(merges):
         paragraphs.append(_merge_alone(merges.iloc[-1], tables.about.arm))
     if bigger.empty and of_base:
+        bigger_arms = "joint:2" if model == "lr" else "width:2,joint:2"  # LR has no width
         paragraphs.append(
             f"No bigger {model} was trained to compare with; `python trainer_group.py --dataset "
-            f"{tables.about.dataset} --models {model} --arms width:2,joint:2`, with the --profile "
+            f"{tables.about.dataset} --models {model} --arms {bigger_arms}`, with the --profile "
             f"and the --set of the base, trains some."
         )
     paragraphs += _own_settings(tables.about.own_settings)
