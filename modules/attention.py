@@ -99,9 +99,9 @@ class _SelfAttention(torch.autograd.Function):
                 into_query, into_key, into_value = _parts(projected_grad, dim, head)
                 weights = _softmax(query, key, ctx.scale)
                 into_value[:] = weights.mT @ grad[..., head]
-                scores_grad = grad[..., head] @ value.mT  # so far of the weights
-                mean = (scores_grad * weights).sum(dim=2, keepdim=True)
-                scores_grad.sub_(mean).mul_(weights)
+                scores_grad = torch.ops.aten._softmax_backward_data(
+                    grad[..., head] @ value.mT, weights, 2, weights.dtype
+                )
                 into_query[:] = scores_grad @ key
                 into_key[:] = scores_grad.mT @ query
             projected_grad[..., : 2 * dim] *= ctx.scale
