@@ -80,30 +80,39 @@ def plan_group(
 def train_group(
     planned: Sequence[Planned], data: Path, runs: Path, device: torch.device
 ) -> Iterator[Outcome]:
-    """Train what is to train, yielding each outcome; a failing member does not stop the rest."""
+    """Train what is to train, yielding each outcome; a failing member does not stop the rest.
+
+    A member that another process has completed since it was planned is taken as it is.
+    """
     for entry in planned:
-        config = entry.config
-        folder = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
-        if entry.state is State.COMPLETE:
-            yield Outcome(entry, read_member(folder))
-            continue
         try:
-            if entry.state is State.OTHER_DATA:
-                _set_aside(folder)
-            member = train_member(
-                config,
-                data,
-                runs,
-                device,
-                replace=entry.state is State.REDO,
-                make_trainer=_trainer_of(config, runs),
-            )
-            yield Outcome(entry, member)
+            now = entry
+            if entry.state is not State.REDO:  # which may have been asked for
+                (now,) = plan_group([entry.config], data, runs)
+            yield Outcome(now, _member(now, data, runs, device))
         except USER_ERRORS as error:
             yield Outcome(entry, None, str(error))
         except Exception as error:
             traceback.print_exc()
             yield Outcome(entry, None, repr(error))
+
+
+def _member(planned: Planned, data: Path, runs: Path, device: torch.device) -> Member:
+    """The member as it is, or trained."""
+    config = planned.config
+    folder = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
+    if planned.state is State.COMPLETE:
+        return read_member(folder)
+    if planned.state is State.OTHER_DATA:
+        _set_aside(folder)
+    return train_member(
+        config,
+        data,
+        runs,
+        device,
+        replace=planned.state is State.REDO,
+        make_trainer=_trainer_of(config, runs),
+    )
 
 
 def _trainer_of(config: RunConfig, runs: Path) -> Callable[..., Trainer]:

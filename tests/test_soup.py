@@ -172,6 +172,19 @@ def test_a_run_older_than_a_setting_is_complete(encoded: Path, runs: Path) -> No
     assert planned.state is State.COMPLETE
 
 
+def test_what_another_process_trained_since_the_plan_is_taken(encoded: Path, runs: Path) -> None:
+    folder = runs / "toy/deepfm/base/seed-5"
+    elsewhere = folder.rename(runs.parent / "elsewhere")
+    planned = plan_group([config(), config(seed=6)], encoded, runs)
+    assert [entry.state for entry in planned] == [State.MISSING, State.COMPLETE]
+    elsewhere.rename(folder)
+    written = (folder / "report.json").stat().st_mtime_ns
+    outcomes = list(train_group(planned, encoded, runs, CPU))
+    assert [found.planned.state for found in outcomes] == 2 * [State.COMPLETE]
+    assert [found.member and found.member.seed for found in outcomes] == [5, 6]
+    assert (folder / "report.json").stat().st_mtime_ns == written
+
+
 @pytest.mark.parametrize("lost", ["model.safetensors", "val.npy", "test.npy"])
 def test_a_run_that_lost_a_file_is_trained_again(lost: str, encoded: Path, runs: Path) -> None:
     (runs / "toy/deepfm/base/seed-5" / lost).unlink()
