@@ -60,7 +60,7 @@ def _results_folder(flags: argparse.Namespace, tables: Tables) -> Path:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--dataset", help="name of the data set, as in runs/")
     parser.add_argument("--models", type=split_names, help="comma-separated; default: all trained")
     parser.add_argument(

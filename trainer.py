@@ -14,7 +14,7 @@ from modules.training import resolve_device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--list-models", action=ListModels, help="names, papers and costs; exit")
     parser.add_argument(
         "--model",
@@ -40,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    (outcome,) = train_group(planned, data, args.runs, device)
+    try:
+        (outcome,) = train_group(planned, data, args.runs, device)
+    except KeyboardInterrupt:
+        print("interrupted: what was there before is unchanged", file=sys.stderr)
+        return 130
     if outcome.member is None:
         print(f"error: {outcome.failure}", file=sys.stderr)
         return 1

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from modules.cli import add_shared_arguments, parse_seeds
 from modules.config import Arm, RunConfig, resolve
 from modules.group import (
@@ -38,8 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_plan(planned, f"{args.dataset} ({data}) on {device}")
     if args.dry_run:
         return 0
+    try:
+        return _train(planned, data, args.runs, device)
+    except KeyboardInterrupt:
+        print("interrupted: complete members are kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _train(planned: Sequence[Planned], data: Path, runs: Path, device: torch.device) -> int:
     failures = []
-    for number, outcome in enumerate(train_group(planned, data, args.runs, device), start=1):
+    for number, outcome in enumerate(train_group(planned, data, runs, device), start=1):
         place = f"[{number}/{len(planned)}]"
         if outcome.member is None:
             failures.append(f"{outcome.planned.name}: {outcome.failure}")
@@ -55,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--models", type=split_names, help="default: all, or none beside --joint")
     parser.add_argument("--seeds", default="5", help="5: five from the configured first; or 1,2,3")
     parser.add_argument(

@@ -11,13 +11,16 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    target: Path, *, replace: bool = False, aside: Path | None = None
+) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends without an exception.
 
     An exception removes the folder and leaves an older `target` as it was; what a killed process
     left behind is removed by the next writer of the same target. Of two writers of one target at
-    the same time the second raises `BlockingIOError`. An existing `target` raises
-    `FileExistsError` unless `replace` is set. A `target` that is a link is followed.
+    the same time the second raises `BlockingIOError`. An existing `target` is removed in the end
+    where `replace` is set, is moved to `aside` where that is given, and raises `FileExistsError`
+    otherwise. A `target` that is a link is followed.
     """
     target = Path(target).resolve()
     partial = target.with_name(f".{target.name}.partial")
@@ -27,7 +30,7 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         if replaced.exists() and not target.exists():
             replaced.rename(target)
         try:
-            if target.exists() and not replace:
+            if target.exists() and not replace and aside is None:
                 raise FileExistsError(f"{target} exists; remove it or ask for it to be replaced")
             yield partial
         except BaseException:
@@ -37,6 +40,9 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         if target.exists():
             target.rename(replaced)
         partial.rename(target)
+        if aside is not None and replaced.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            replaced.rename(aside)
         shutil.rmtree(replaced, ignore_errors=True)
 
 

@@ -9,6 +9,7 @@ distinct texts, the split's row numbers and a few columns, never the log.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -147,6 +148,8 @@ def encode_log(folder: Path, source: Source, settings: Settings) -> Schema:
             started = pool.submit(build_vocabulary, log_format, log.interners, counts)
         vocabulary = started.result()
         schema = _describe(source, settings, vocabulary, splits, labels)
+        if base:
+            _warn_of_unknown_fields(base.folder, log, vocabulary)
         written = [pool.submit(write_vocabulary, vocabulary, folder)]
         if source.synthetic:
             written.append(pool.submit(_write_truths, source.log.files, log, splits, folder))
@@ -266,6 +269,23 @@ def _describe(
         log=source.log.description,
         like=source.base.origin if source.base else None,
     )
+
+
+def _warn_of_unknown_fields(folder: Path, log: CodedLog, vocabulary: Vocabulary) -> None:
+    """Say which fields have no value that the data set in `folder` knows, though it knows some."""
+    expressions = log.log_format.fields.values()
+    for field, expression, table in zip(
+        vocabulary.fields, expressions, vocabulary.tables, strict=True
+    ):
+        interner = log.interners[root(expression)]
+        if field.size > 1 and (table[: len(interner.counts)] == field.unknown).all():
+            value = str(interner.values()[int(np.argmax(interner.counts))])
+            print(
+                f"warning: field '{field.name}': no value is one of those in {folder}, the most "
+                f"frequent is '{value[:120]}'; every row gets the unknown id. Is the column "
+                f"written as it was there?",
+                file=sys.stderr,
+            )
 
 
 def _count_positives(split: str, labels: np.ndarray, *, refuse: bool) -> int:

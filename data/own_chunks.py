@@ -19,6 +19,8 @@ from data.schema import DataError
 from data.threads import map_ahead
 from data.tokens import Interner, Texts
 
+LARGEST_WHOLE = 2**53  # beyond it a float may be another integer than the one that was meant
+
 
 class Column(NamedTuple):
     """One text a row, as codes (rows,) int32 of distinct values: values[codes[row]]."""
@@ -101,16 +103,26 @@ def _of_parquet(batch: parquet_log.Batch) -> Piece:
 
 
 def _column(array: pa.DictionaryArray) -> Column:
-    """A dictionary array as codes and texts; what is missing is the empty text."""
+    """A dictionary array as codes and texts; what is missing is the empty text.
+
+    A whole number is the same text whether its column is of integers or of floats, as a missing
+    value makes it.
+    """
     distinct = array.dictionary
     if pa.types.is_timestamp(distinct.type) and distinct.type.tz:
         # The time as it is written there, and the offset, without which times do not compare.
         distinct = pc.strftime(distinct, "%Y-%m-%d %H:%M:%S%z")
     values = pl.Series(distinct)
+    texts = values.cast(pl.String)
     if values.dtype.is_float():
         values = values.fill_nan(None)
-    texts = values.cast(pl.String).fill_null("")
-    return Column(to_numpy(array.indices), texts)
+        whole = (values == values.floor()) & (values.abs() < LARGEST_WHOLE)
+        texts = (
+            values.cast(pl.Int64, strict=False)
+            .cast(pl.String)
+            .zip_with(whole.fill_null(False), values.cast(pl.String))
+        )
+    return Column(to_numpy(array.indices), texts.fill_null(""))
 
 
 def _check_rules(piece: Piece, rules: Sequence[Rule]) -> None:

@@ -271,7 +271,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m data.prepare", description="Make the encoded data set of a raw click log."
+        prog="python -m data.prepare",
+        description="Make the encoded data set of a raw click log.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "dataset", nargs="?", help=f"{', '.join(RAW_FORMATS)}, or a name for your own log"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_seeds(text: str, first: int) -> list[int]:
     """`"5"` is five seeds from `first` on; `"2001,2002"` names them. Raises `RunError`."""
+    text = text.strip()
     try:
         numbers = [int(part) for part in text.split(",") if part]
     except ValueError:
@@ -50,7 +52,8 @@ def parse_seeds(text: str, first: int) -> list[int]:
             f"--seeds {text},"
         )
     seeds = [first + i for i in range(numbers[0])] if text.isdecimal() else numbers
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    written = re.fullmatch(r"\d+|(\d+\s*,\s*)+\d*", text, re.ASCII)
+    if not written or not seeds or len(set(seeds)) < len(seeds):
         raise RunError(f"--seeds {text}: expected a count, as 5, or distinct seeds, as 2001,2002")
     return seeds
 

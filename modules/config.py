@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -182,6 +183,8 @@ def resolve(
     Raises `ConfigError` or `ModelError` for an unknown model, key or value.
     """
     Arm.parse(arm)
+    if not re.fullmatch(r"\w[\w.-]*", dataset):
+        raise ConfigError(f"'{dataset}' is not the name of a data set, as criteo or my_log")
     if "+" in model:
         options = {"seed": seed, "profiles": profiles, "overrides": overrides, "models": models}
         return _resolve_mix(dataset, model, arm, options)
@@ -280,7 +283,9 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         try:
             values[key] = yaml.safe_load(text)
         except (ValueError, yaml.YAMLError) as error:  # ValueError: 2020-13-45 is no date
-            raise ConfigError(f"--set {pair}: the value is not YAML ({error})") from error
+            raise ConfigError(
+                f"--set {pair}: the value is not YAML ({' '.join(str(error).split())})"
+            ) from error
     return values
 
 

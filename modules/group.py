@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,11 +69,18 @@ def plan_group(
     """The state of every member; `force` redoes the complete ones.
 
     A run made from other data (its schema differs), or without its weights or predictions, is
-    trained again. Raises `RunError` where a run cannot be read or was made with other settings,
+    trained again. Raises `RunError` where a run cannot be read or was made with other settings, or
+    where two configs have one place,
     `ConfigError` where a model has no such arm, and `DataError` where the data set cannot be read.
     """
     schema = read_schema(data)
-    return [Planned(config, _state(config, runs, schema, force)) for config in configs]
+    planned = [Planned(config, _state(config, runs, schema, force)) for config in configs]
+    for place, entry in enumerate(planned):
+        if entry.name in (other.name for other in planned[:place]):
+            raise RunError(
+                f"two members would both be {entry.name}; train one of them with --runs DIR"
+            )
+    return planned
 
 
 def train_group(
@@ -103,14 +109,13 @@ def _member(planned: Planned, data: Path, runs: Path, device: torch.device) -> M
     folder = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
     if planned.state is State.COMPLETE:
         return read_member(folder)
-    if planned.state is State.OTHER_DATA:
-        _set_aside(folder)
     return train_member(
         config,
         data,
         runs,
         device,
         replace=planned.state is State.REDO,
+        aside=_aside(folder) if planned.state is State.OTHER_DATA else None,
         make_trainer=_trainer_of(config, runs),
     )
 
@@ -160,10 +165,7 @@ def _state(config: RunConfig, runs: Path, schema: Schema, force: bool) -> State:
     return State.COMPLETE if all((folder / name).exists() for name in files) else State.REDO
 
 
-def _set_aside(folder: Path) -> None:
-    """Keep a run made from other data beside its place, named by that data."""
+def _aside(folder: Path) -> Path:
+    """Where a run that was made from other data is kept: beside its place, named by that data."""
     fingerprint = read_member(folder).report["data"]["fingerprint"]
-    aside = folder.with_name(f"{folder.name}.data-{fingerprint[:8]}")
-    if aside.exists():
-        shutil.rmtree(aside)
-    folder.rename(aside)
+    return folder.with_name(f"{folder.name}.data-{fingerprint[:8]}")

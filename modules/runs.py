@@ -133,9 +133,9 @@ def store_labels(
     digest = hashlib.sha256(labels.tobytes()).hexdigest()
     folder = Path(root) / dataset / LABELS
     folder.mkdir(parents=True, exist_ok=True)
-    _save_once(folder / f"{digest}.npy", labels)
+    _save(folder / f"{digest}.npy", labels)
     if truth is not None:
-        _save_once(folder / f"{digest}.truth.npy", truth)
+        _save(folder / f"{digest}.truth.npy", truth)
     return digest
 
 
@@ -143,22 +143,30 @@ def load_labels(root: Path, dataset: str, digest: str) -> tuple[np.ndarray, np.n
     """The labels (rows,) uint8 stored under `digest`, and their true probabilities if known."""
     path = Path(root) / dataset / LABELS / f"{digest}.npy"
     truth_path = path.with_suffix(".truth.npy")
-    try:
-        labels = np.load(path, allow_pickle=False)
-        truth = np.load(truth_path, allow_pickle=False) if truth_path.exists() else None
-    except (OSError, EOFError, ValueError) as error:
+    labels = _load(path)
+    truth = _load(truth_path) if truth_path.exists() else None
+    if truth is not None and truth.shape != labels.shape:
         raise RunError(
-            f"{path}: unreadable labels ({error}); train a member again with --force"
-        ) from error
+            f"{truth_path}: {truth.shape} probabilities for {labels.shape} labels; train a member "
+            f"again with --force"
+        )
     if hashlib.sha256(labels.tobytes()).hexdigest() != digest:
         raise RunError(f"{path}: the labels were changed after they were stored")
     return labels, truth
 
 
-def _save_once(path: Path, array: np.ndarray) -> None:
-    """Write `array` unless it is there; members trained side by side may do so at once."""
-    if path.exists():
-        return
+def _load(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise RunError(
+            f"{path}: unreadable labels ({error}); train a member again with --force"
+        ) from error
+    return array
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Write `array` in one step; members trained side by side may do so at once."""
     partial = path.with_name(f".{path.stem}.{os.getpid()}.npy")
     np.save(partial, array, allow_pickle=False)
     partial.replace(path)

@@ -104,18 +104,21 @@ def train_member(
     device: torch.device,
     *,
     replace: bool = False,
+    aside: Path | None = None,
     make_trainer: Callable[..., Trainer] | None = None,
 ) -> Member:
     """Train one member on the encoded data set in `data` and write its run folder under `runs`.
 
     The epoch with the best val AUC is restored, then the test split is scored, once. The folder
-    is complete or absent. make_trainer: a kind of `Trainer`; its arguments are those of the class.
-    Raises `DataError` for unusable data, `RunError` where the training diverges or cannot be done
-    with these settings, `FileExistsError` where the run is there and `replace` is not set.
+    is complete or absent. aside: where a run that is there is moved when the new one is complete;
+    `replace` removes it. make_trainer: a kind of `Trainer`; its arguments are those of the class.
+    Raises `DataError` for unusable data, `RunError` where the training diverges, cannot be done
+    with these settings, or outlives its data set, `FileExistsError` where the run is there and
+    neither `replace` nor `aside` is given.
     """
     schema = read_schema(data)
     target = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
-    with atomic_folder(target, replace=replace) as folder:
+    with atomic_folder(target, replace=replace, aside=aside) as folder:
         started = time.perf_counter()
         trainer, epochs = fit_member(config, schema, data, folder, device, make_trainer)
         network = trainer.network
@@ -123,6 +126,8 @@ def train_member(
         for split in SCORED_SPLITS:
             np.save(folder / f"{split}.npy", logits[split], allow_pickle=False)
         seconds = time.perf_counter() - started
+        if read_schema(data).fingerprint != schema.fingerprint:
+            raise RunError(f"{data} was prepared again during the training; train it again")
         report = {
             "dataset": config.dataset,
             "model": config.model,

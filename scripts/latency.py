@@ -33,7 +33,7 @@ from modules.training import Streams, build_placed_network, resolve_device
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data", type=Path, nargs="+", help="default: data/encoded/DATASET")
     parser.add_argument("--runs", type=Path, default=Path("runs"))

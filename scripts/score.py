@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", required=True, help="of the members, as in runs/")
     parser.add_argument("--data", type=Path, required=True, help="the encoded rows")
     parser.add_argument("--split", choices=SPLITS, default="test")

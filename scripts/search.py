@@ -386,7 +386,7 @@ def _describe(trial: optuna.trial.FrozenTrial) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--arm", default="base", help="base, width:2, depth:2, joint:2, multi:2")
     parser.add_argument("--objective", choices=OBJECTIVES, default="merged")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up, prepare, train the group, merge: scripts/train_group.sh DATASET RAW [OPTION ...]
-# RAW may be empty: then data/raw/DATASET is looked into, failing that a real log that was prepared
-# before is taken as it is, and failing that a log is planted.
+# RAW may be empty: then data/raw/DATASET is looked into, failing that what was prepared before is
+# taken as it is unless ROWS is given, and failing that a log is planted.
 # The options go to trainer_group.py, --runs and --models also to merge.py; --dry-run ends after the
 # plan. MODELS (lr,fm,deepfm), SEEDS (5) and ROWS (of a planted log, 200000) are read from the
 # environment.
@@ -22,7 +22,7 @@ fi
 if [ -n "$raw" ]; then
   echo "$dataset: the log $raw"
   source_of_rows=(--raw "$raw")
-elif [ -z "${ROWS:-}" ] && grep -qsx 'synthetic: false' "data/encoded/$dataset/schema.yaml"; then
+elif [ -z "${ROWS:-}" ] && [ -f "data/encoded/$dataset/schema.yaml" ]; then
   echo "$dataset: no raw log given (${dataset^^}_RAW=PATH), so data/encoded/$dataset as it is"
   source_of_rows=()
 else
@@ -32,6 +32,9 @@ else
 fi
 
 source scripts/setup.sh requirements.txt
+for option in "$@"; do
+  case $option in -h | --help) exec python trainer_group.py --help ;; esac
+done
 models=${MODELS:-lr,fm,deepfm}
 if [ ${#source_of_rows[@]} -gt 0 ]; then
   python -m data.prepare "$dataset" "${source_of_rows[@]}"
@@ -51,7 +54,7 @@ python trainer_group.py --dataset "$dataset" --models "$models" --seeds "${SEEDS
 to_merge=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --dry-run | -h | --help) exit 0 ;;
+    --dry-run) exit 0 ;;
     --runs | --models) to_merge+=("$1" "$2") && shift ;;
     --runs=* | --models=*) to_merge+=("$1") ;;
   esac

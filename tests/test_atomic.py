@@ -53,6 +53,17 @@ def listing(folder: Path) -> dict[str, str]:
     }
 
 
+def test_an_older_folder_is_set_aside_when_the_new_one_is_complete(tmp_path: Path) -> None:
+    target, aside = tmp_path / "a", tmp_path / "b"
+    for text in ("old", "new", "newest"):
+        with atomic_folder(target, aside=aside) as folder:
+            (folder / "file").write_text(text)
+    assert listing(tmp_path) == {"a/file": "newest", "b/file": "new"}
+    with pytest.raises(RuntimeError), atomic_folder(target, aside=aside):
+        raise RuntimeError
+    assert listing(tmp_path) == {"a/file": "newest", "b/file": "new"}
+
+
 def test_the_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b"
     with atomic_folder(target) as folder:

@@ -351,8 +351,11 @@ def test_settings_that_an_arm_does_not_share_with_its_base_are_said(tmp_path: Pa
         log.write_run(tmp_path, "deepfm", seed, arm="depth:2")
         log.write_run(tmp_path, "fm", seed, settings={"lr": 3e-3 + (seed == 3)})
         log.write_run(tmp_path, "deepfm+fm", seed, arm="joint:2", settings={"lr": 9e-3})
+    report = tmp_path / "avazu/deepfm/depth:2/seed-1/report.json"
+    report.write_text(report.read_text().replace("f" * 64, "0123456789"))
     tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
     assert tables.about.own_settings == {
+        "deepfm/depth:2": {"encoding": "01234567, ffffffff (base ffffffff)"},
         "deepfm/width:2": {"lr": "0.002 (base 0.001)"},
         "fm/base": {"lr": "0.003, 1.003"},
     }
@@ -360,7 +363,8 @@ def test_settings_that_an_arm_does_not_share_with_its_base_are_said(tmp_path: Pa
     (paragraph,) = [p for p in answer(tables).split("\n\n") if p.startswith(said)]
     assert (
         paragraph
-        == f"{said}fm/base with lr 0.003, 1.003; deepfm/width:2 with lr 0.002 (base 0.001)."
+        == f"{said}fm/base with lr 0.003, 1.003; deepfm/depth:2 with encoding 01234567, ffffffff "
+        f"(base ffffffff); deepfm/width:2 with lr 0.002 (base 0.001)."
     )
 
 

@@ -184,7 +184,7 @@ def test_a_group_is_merged_from_where_it_was_trained(
     ("schema", "environment", "prepared"),
     [
         (None, {}, "--synthetic 200000"),
-        ("synthetic: true", {}, "--synthetic 200000"),
+        ("synthetic: true", {}, None),
         ("synthetic: false", {}, None),
         ("synthetic: false", {"ROWS": "3000"}, "--synthetic 3000"),
     ],
@@ -198,6 +198,12 @@ def test_a_prepared_log_is_not_replaced_by_a_planted_one(
         (encoded / "schema.yaml").write_text(f"version: 1\n{schema}\nrows:\n")
     calls = [call for call in script_calls(tmp_path, **environment) if "data.prepare" in call]
     assert calls == ([] if prepared is None else [f"-m data.prepare avazu {prepared}"])
+
+
+def test_help_of_a_script_touches_no_data(tmp_path: Path) -> None:
+    calls = script_calls(tmp_path, "--seeds", "2", "--help", ROWS="3000")
+    assert [call for call in calls if ".py" in call][-1] == "trainer_group.py --help"
+    assert not any("data.prepare" in call or "merge.py" in call for call in calls)
 
 
 def script_calls(folder: Path, *options: str, **environment: str) -> list[str]:

@@ -158,12 +158,20 @@ def test_the_projects_own_files_resolve_for_every_model() -> None:
             assert isinstance(resolve(dataset, model, profiles=profiles), RunConfig)
 
 
+@pytest.mark.parametrize("name", ["avazu/", "../avazu", "", ".x"])
+def test_a_data_set_is_a_plain_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' is not the name of a data set"):
+        resolve(name, "lr")
+
+
 def test_seeds_are_a_count_or_names() -> None:
     assert parse_seeds("3", first=2021) == [2021, 2022, 2023]
     assert parse_seeds("2001,5", first=2021) == [2001, 5]
     assert parse_seeds("7,", first=2021) == [7]
+    assert parse_seeds(" 2 ", first=2021) == [2021, 2022]
+    assert parse_seeds("2001, 5", first=2021) == [2001, 5]
     with pytest.raises(RunError, match=r"more than 999 members of each; .* --seeds 2021,$"):
         parse_seeds("2021", first=1)
-    for bad in ("0", "", "a", "1,1", "-3", "²"):
+    for bad in ("0", "", "a", "1,1", "-3", "²", "+3", "1_0", "1,,2", ","):
         with pytest.raises(RunError, match="expected a count"):
             parse_seeds(bad, first=1)

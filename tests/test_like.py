@@ -201,6 +201,19 @@ def test_a_base_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
         prepare_like(tmp_path / "base", [tmp_path / "log.csv"], tmp_path / "new")
 
 
+def test_a_field_whose_values_are_all_unknown_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_own(tmp_path)
+    rows = [line.replace('"ad, ', '"ad:') for line in own_lines(500)]
+    prepare_like(tmp_path / "base", [write_lines(tmp_path / "a.csv", rows)], tmp_path / "a")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: field 'ad': no value is one of those in {tmp_path}/base")
+    rows[1] = own_lines(500)[1]  # one value is known
+    prepare_like(tmp_path / "base", [write_lines(tmp_path / "b.csv", rows)], tmp_path / "b")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_new_rows_are_no_training_data(tmp_path: Path, split: str) -> None:
     prepare_own(tmp_path)

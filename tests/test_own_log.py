@@ -201,12 +201,21 @@ def test_parquet_gives_the_same_as_text(tmp_path: Path, monkeypatch: pytest.Monk
     assert content(tmp_path / "set") == content(tmp_path / "expected")
 
 
+def test_a_whole_number_is_one_value_whatever_the_type_of_its_column(tmp_path: Path) -> None:
+    clicked = [row % 2 for row in range(40)]
+    for day, numbers in enumerate([pa.array([1, 2] * 20), pa.array([1.0, None] * 20)]):
+        pq.write_table(pa.table({"clicked": clicked, "ad": numbers}), tmp_path / f"{day}.parquet")
+    schema = prepare_own(tmp_path, files="?.parquet", fields={"ad": "none"})
+    assert set(read_vocabulary(tmp_path / "set", schema.fields)["ad"]) == {"", "1", "2"}
+
+
 def test_parquet_columns_of_every_plain_type_become_texts(tmp_path: Path) -> None:
     rows = 40
     table = pa.table(
         {
             "clicked": pa.array([row % 2 for row in range(rows)], pa.int8()),
             "float": pa.array([1.0, None, math.nan, 2.5] * 10),
+            "large": pa.array([-3.0, 2.0**53, math.inf, -0.0] * 10),
             "truth": pa.array([True, False, None, True] * 10),
             "day": pa.array([datetime(2024, 2, 29).date(), None] * 20),
             "price": pa.array([*map(str, range(4))] * 10).cast(pa.decimal128(5, 2)),
@@ -222,7 +231,8 @@ def test_parquet_columns_of_every_plain_type_become_texts(tmp_path: Path) -> Non
     values = read_vocabulary(tmp_path / "set", schema.fields)
     assert {name: set(texts) for name, texts in values.items()} == {
         "hour": {"7"},  # in Tokyo
-        "float": {"", "1.0", "2.5"},
+        "float": {"", "1", "2.5"},
+        "large": {"-3", "9007199254740992.0", "inf", "0"},
         "truth": {"", "true", "false"},
         "day": {"", "2024-02-29"},
         "price": {"0.00", "1.00", "2.00", "3.00"},

@@ -103,6 +103,11 @@ def test_labels_are_stored_once_and_checked(tmp_path: Path) -> None:
     np.save(tmp_path / f"toy/labels/{digest}.npy", np.array([1, 1, 1, 0], np.uint8))
     with pytest.raises(RunError, match="labels were changed"):
         load_labels(tmp_path, "toy", digest)
+    np.save(tmp_path / f"toy/labels/{digest}.truth.npy", truth[:3])
+    with pytest.raises(RunError, match=r"truth.npy: \(3,\) probabilities for \(4,\)"):
+        load_labels(tmp_path, "toy", digest)
+    store_labels(tmp_path, "toy", labels, truth)  # as --force does
+    np.testing.assert_array_equal(load_labels(tmp_path, "toy", digest)[0], labels)
     (tmp_path / f"toy/labels/{'1' * 64}.npy").touch()
     for lost in ("0", "1"):
         with pytest.raises(RunError, match="unreadable labels"):

@@ -172,6 +172,12 @@ def test_a_run_older_than_a_setting_is_complete(encoded: Path, runs: Path) -> No
     assert planned.state is State.COMPLETE
 
 
+def test_two_members_of_one_place_are_refused(encoded: Path, tmp_path: Path) -> None:
+    mixes = [resolve("toy", f"fm:{dim}+fm:8", seed=5) for dim in (4, 8)]
+    with pytest.raises(RunError, match=r"two members would both be fm\+fm/joint:2/seed-5"):
+        plan_group(mixes, encoded, tmp_path)
+
+
 def test_what_another_process_trained_since_the_plan_is_taken(encoded: Path, runs: Path) -> None:
     folder = runs / "toy/deepfm/base/seed-5"
     elsewhere = folder.rename(runs.parent / "elsewhere")

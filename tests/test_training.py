@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -372,6 +373,19 @@ def test_a_diverging_loss_names_its_step_and_leaves_nothing(encoded: Path, tmp_p
         train(encoded, tmp_path, "fm", 1, "embedding_init=1e30")
     with pytest.raises(RunError, match=r"val logits are not finite after epoch 1; .*try --set lr="):
         train(encoded, tmp_path, "fm", 1, "lr=1e25", "batch_size=9999")  # in its only step
+
+
+def test_a_run_that_outlives_its_data_set_is_refused(encoded: Path, tmp_path: Path) -> None:
+    data, runs = Path(shutil.copytree(encoded, tmp_path / "data")), tmp_path / "runs"
+
+    def make_trainer(*args: Any) -> Trainer:
+        schema = data / "schema.yaml"  # as if the log were prepared anew from here on
+        schema.write_text(schema.read_text().replace("sha256: ", "sha256: 0", 1))
+        return Trainer(*args)
+
+    with pytest.raises(RunError, match="data was prepared again during the training"):
+        train_member(config(), data, runs, CPU, make_trainer=make_trainer)
+    assert list(runs.glob("toy/deepfm/base/*")) == []
 
 
 def test_batch_normalisation_of_a_last_row_is_refused_at_once(

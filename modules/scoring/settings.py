@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modules.runs import Member, read_settings
-from modules.scoring.members import MIX, Members
+from modules.scoring.members import MIX, Members, reported
 
 
 def own_settings(members: Members) -> dict[str, dict[str, str]]:
@@ -15,7 +15,8 @@ def own_settings(members: Members) -> dict[str, dict[str, str]]:
     A value is as "0.002 (base 0.004205)", several values over seeds as "0.002, 0.003 (base 0.001)".
     The merged arm is listed where its own seeds differ, by what they have: "0.001, 0.002". Joint
     mixes of several models have no one base and are left out; settings that the program did not
-    have yet when one of the two was trained are not compared. Raises `RunError` where a run's
+    have yet when one of the two was trained are not compared. Among them is the `encoding` of the
+    rows, by the first digits of its fingerprint. Raises `RunError` where a run's
     settings cannot be read.
     """
     base = _values_by_arm(members.runs)
@@ -41,7 +42,12 @@ def _values_by_arm(runs: Sequence[Member]) -> dict[str, dict[str, list[Any]]]:
             continue
         values = arms.setdefault(f"{run.model}/{run.arm}", {})
         settings = read_settings(run.folder)
-        for key, value in {**settings["training"], **settings["model_settings"]}.items():
+        encoding = {"encoding": reported(run, "data", "fingerprint")[:8]}
+        for key, value in {
+            **settings["training"],
+            **settings["model_settings"],
+            **encoding,
+        }.items():
             if value not in values.setdefault(key, []):
                 values[key].append(value)
     return arms
