@@ -97,6 +97,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     flags = parser.parse_args(argv)
     if not flags.dataset and not flags.tables:
         parser.error("--dataset names what to merge, or --from the tables to redraw")
+    for name in ("dataset", "models", "pool", "arm", "runs", "max_subsets", "calibration"):
+        if flags.tables and getattr(flags, name) != parser.get_default(name):
+            flag = name.replace("_", "-")
+            parser.error(f"--from redraws what was merged: argument --{flag} not allowed")
     return flags
 
 

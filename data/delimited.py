@@ -167,7 +167,7 @@ def _records(block: Block) -> Iterator[_Record]:
     # No value is longer; by default one of 131,073 characters would be an error.
     csv.field_size_limit(RECORD_BYTES + BLOCK_BYTES)
     reader = csv.reader(
-        io.StringIO(block.content.decode(errors="replace"), newline=""),
+        io.StringIO(block.content.decode(errors="replace"), newline="\n"),
         delimiter=block.layout.separator or ",",
         quoting=csv.QUOTE_MINIMAL if block.layout.quotes else csv.QUOTE_NONE,
     )

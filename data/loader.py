@@ -176,11 +176,18 @@ def read_truth(folder: Path, split: str) -> np.ndarray | None:
     """The probability that each label of a split was drawn with, (rows,) float64, in file order.
 
     None where it is not kept: for every log that was not planted, and for the training rows.
+    Raises `DataError` for a damaged file.
     """
     path = Path(folder) / truth_name(split)
     if not path.exists():
         return None
-    truth: np.ndarray = np.load(path, allow_pickle=False)
+    try:
+        truth: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: unreadable ({error}); {PREPARE_AGAIN}") from error
+    rows = read_schema(folder).rows[split]
+    if truth.shape != (rows,):
+        raise DataError(f"{path}: an array of shape {truth.shape} for {rows} rows; {PREPARE_AGAIN}")
     return truth
 
 

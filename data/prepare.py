@@ -40,6 +40,7 @@ VOCABULARIES = ("all", "train")
 # Free bytes of a disk on which a failed write met its end.
 MOSTLY_FULL = 1 << 20
 ENCODED = Path("data/encoded")
+LOG_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 
 def prepare(
@@ -258,7 +259,7 @@ def _run(arguments: argparse.Namespace) -> None:
     settings = Settings(arguments.format, arguments.vocabulary or "all", arguments.shard_rows)
     name, raw = arguments.dataset, arguments.raw
     if arguments.like:
-        name = name or f"{arguments.like.resolve().name}-{raw[0].name.partition('.')[0]}"
+        name = name or f"{arguments.like.resolve().name}-{_stem(raw[0])}"
         output = arguments.output or ENCODED / name
         prepare_like(arguments.like, raw, output, settings, force=arguments.force)
         return
@@ -267,6 +268,14 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         log = official_log(name, *(raw or [plant(name, arguments.synthetic, arguments.seed)]))
     prepare_log(log, arguments.output or ENCODED / name, settings, force=arguments.force)
+
+
+def _stem(path: Path) -> str:
+    """The name of a log without its format: views.2024-01-31 of views.2024-01-31.csv.gz."""
+    plain = path.name.removesuffix(".gz")
+    for suffix in LOG_SUFFIXES:
+        plain = plain.removesuffix(suffix)
+    return plain
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -214,6 +214,18 @@ def test_a_field_whose_values_are_all_unknown_is_said(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", ["new.2024-01-01.csv", "new.2024-01-02.csv.gz"])
+def test_a_data_set_like_another_is_called_as_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    prepare_own(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / name, own_lines(50))
+    assert main(["--like", "base", "--raw", name]) == 0
+    stem = name.removesuffix(".gz").removesuffix(".csv")
+    assert read_schema(tmp_path / f"data/encoded/base-{stem}").rows["test"] == 50
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_new_rows_are_no_training_data(tmp_path: Path, split: str) -> None:
     prepare_own(tmp_path)

@@ -260,7 +260,7 @@ def test_parquet_is_preferred_unless_named_otherwise(tmp_path: Path) -> None:
         np.testing.assert_array_equal(joined(list(loader))[0], make_rows(10, seed).ids)
 
 
-@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="needs ../shared/data of the workplace")
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize("split", OFFICIAL_ROWS)
 def test_official_files_are_read_given_a_schema(split: str) -> None:
     schema = make_schema(OFFICIAL_SIZES, OFFICIAL_ROWS)
@@ -273,9 +273,16 @@ def test_official_files_are_read_given_a_schema(split: str) -> None:
 
 
 def test_the_truth_is_read_where_it_is_kept(tmp_path: Path) -> None:
+    write_schema(make_schema(OFFICIAL_SIZES, {"train": 9, "val": 2, "test": 3}), tmp_path)
     np.save(tmp_path / "val.truth.npy", np.array([0.25, 0.5]))
     np.testing.assert_array_equal(read_truth(tmp_path, "val"), [0.25, 0.5])
     assert read_truth(tmp_path, "train") is None
+    np.save(tmp_path / "test.truth.npy", np.array([0.25, 0.5]))
+    with pytest.raises(DataError, match=r"test.truth.npy: an array of shape \(2,\) for 3 rows; .*"):
+        read_truth(tmp_path, "test")
+    (tmp_path / "test.truth.npy").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"test.truth.npy: unreadable"):
+        read_truth(tmp_path, "test")
 
 
 # ------------------------------------------------------------------ bad input

@@ -233,6 +233,15 @@ def test_from_tables_redraws_the_same_without_runs(full: Path, tmp_path: Path) -
     assert (tmp_path / "other/avazu/report.md").read_bytes() == report
 
 
+@pytest.mark.parametrize("flags", [["--models", "lr"], ["--max-subsets", "3"], ["--calibration"]])
+def test_from_refuses_what_it_cannot_change(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--from", str(tmp_path), *flags])
+    assert f"argument {flags[0]} not allowed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["about.json", "merged.csv", "diversity.csv"])
 def test_from_says_which_table_is_missing(
     plain: tuple[Path, str], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -192,6 +192,16 @@ def test_how_a_log_is_laid_out_changes_nothing(
     assert content(tmp_path / "set") == content(tmp_path / "expected")
 
 
+def test_a_carriage_return_is_no_end_of_a_line(tmp_path: Path) -> None:
+    rows = as_csv(small_log())
+    (tmp_path / "log.csv").write_bytes(rows.replace(b"user", b'"us\rer"', 1))
+    assert sum(prepare_own(tmp_path).rows.values()) == 300
+    for end in (rows.replace(b"\n", b"\r", 1), rows.replace(b"\n", b"\r")):
+        (tmp_path / "log.csv").write_bytes(end)
+        with pytest.raises(DataError, match=r"log.csv, line 1: .*repair the line"):
+            prepare_own(tmp_path)
+
+
 def test_parquet_gives_the_same_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "log.csv").write_bytes(as_csv(small_log()))
     prepare_own(tmp_path, "expected", fields={"price": "log2"})

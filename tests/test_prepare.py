@@ -29,9 +29,7 @@ from tests.raw_logs import LINES, avazu_lines, naive_rows, write_lines
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared/data"
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="needs ../shared/data of the workplace"
-)
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
 
 
 def pandas_split(rows: int) -> dict[str, np.ndarray]:

@@ -64,7 +64,7 @@ def test_a_file_without_rows_is_read(tmp_path: Path) -> None:
     assert tfrecord.read_labels(path, FIELDS).shape == (0,)
 
 
-@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="needs ../shared/data of the workplace")
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_official_files_are_written_byte_for_byte(tmp_path: Path, split: str) -> None:
     official = OFFICIAL / f"{split}_0000.tfrecord"
