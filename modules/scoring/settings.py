@@ -15,9 +15,9 @@ def own_settings(members: Members) -> dict[str, dict[str, str]]:
     A value is as "0.002 (base 0.004205)", several values over seeds as "0.002, 0.003 (base 0.001)".
     The merged arm is listed where its own seeds differ, by what they have: "0.001, 0.002". Joint
     mixes of several models have no one base and are left out; settings that the program did not
-    have yet when one of the two was trained are not compared. Among them is the `encoding` of the
-    rows, by the first digits of its fingerprint. Raises `RunError` where a run's
-    settings cannot be read.
+    have yet when one of the two was trained are not compared. One of them is the `encoding` of the
+    rows, by the first digits of its fingerprint. Raises `RunError` where a run's settings cannot be
+    read.
     """
     base = _values_by_arm(members.runs)
     of_model = {name.partition("/")[0]: values for name, values in base.items()}
