@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from modules.precision import apply_in_float32
 
-# Scores at a time: few enough for the memory, enough to be worth starting threads for.
-CPU_BLOCK, GPU_BLOCK = 2**21, 2**25
+CPU_BLOCK, GPU_BLOCK = 2**18, 2**25  # scores at a time: on a CPU as many as its cache holds
 
 
 class SelfAttention(nn.Module):

@@ -61,9 +61,10 @@ class _OuterMap(torch.autograd.Function):
         weight, left, right = ctx.saved_tensors
         products = _products(left, right, ctx.pairs)
         weight_grad = grad @ products.T
-        torch.mm(weight.T, grad, out=products)  # now the products' gradient
+        del products  # before as much memory is taken for their gradient
+        products_grad = weight.T @ grad
         left_grad, right_grad = torch.empty_like(left), torch.zeros_like(right)
-        for f, (first, part) in enumerate(_parts(products, left, right, ctx.pairs)):
+        for f, (first, part) in enumerate(_parts(products_grad, left, right, ctx.pairs)):
             right_grad[first:].addcmul_(part, left[f])
             torch.sum(part.mul_(right[first:]), dim=0, out=left_grad[f])
         return weight_grad, left_grad, right_grad, None

@@ -30,6 +30,7 @@ from modules.cost import count_macs_per_row, count_parameters, measure_latency_m
 from modules.distinct import DistinctIds, find_distinct, to_device
 from modules.embedding import EmbeddingTable, Network
 from modules.joint import JointModel, MultiEmbeddingModel, join_tables
+from modules.matrix_products import use_fast_matrix_products
 from modules.memory import keep_freed_memory
 from modules.models import build_model
 from modules.optim import DeferredAdam, DenseAdam
@@ -171,6 +172,7 @@ def build_placed_network(
     config: RunConfig, schema: Schema, streams: Streams, device: torch.device
 ) -> Network:
     """`build_network`, the models on `device` and the table where the settings want it."""
+    use_fast_matrix_products()
     on_host = config.training.table_device == "cpu"
     return build_network(config, schema, streams).place(
         device, table_device=torch.device("cpu") if on_host else device

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modules.distinct import DistinctIds, find_distinct
 from modules.embedding import EmbeddingTable
+from modules.matrix_products import use_fast_matrix_products
 from modules.memory import keep_freed_memory
 from modules.models import build_model
 from modules.optim import DeferredAdam
@@ -97,6 +98,7 @@ class Ours(Contender):
 
     def __init__(self, job: Job) -> None:
         keep_freed_memory()
+        use_fast_matrix_products()
         self.offsets = _offsets(job.shape)
         self.model = build(job)
         self.compiled = torch.compile(self.model) if job.compile else self.model
