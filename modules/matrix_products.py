@@ -68,13 +68,17 @@ def _gains(left: Tensor, right: Tensor) -> bool:
         return False
     rows, inner = left.shape
     columns = right.shape[1]
+    by_rows = left.is_contiguous()
+    # Of parts of wider matrices oneDNN has kernels a hundred times slower.
+    whole = (by_rows or left.t().is_contiguous()) and (
+        right.is_contiguous() or right.t().is_contiguous()
+    )
     return (
-        len(right) == inner
+        whole
+        and len(right) == inner
         and min(inner, columns) >= MIN_SIDE
         and rows * inner * columns >= MIN_MULTIPLY_ADDS
-        and (
-            left.stride(1) == 1 or (columns >= MIN_COLUMNS_FOR_COPY and inner <= MAX_COPIED_COLUMN)
-        )
+        and (by_rows or (columns >= MIN_COLUMNS_FOR_COPY and inner <= MAX_COPIED_COLUMN))
     )
 
 
