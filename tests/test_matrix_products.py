@@ -121,7 +121,7 @@ for name, model in models.items():
     torch.testing.assert_close(after[0][0], before[name][0][0], atol=1e-5, rtol=1e-4, msg=name)
     for ours, torchs in zip(after[0], before[name][0], strict=True):
         # Rounding may turn a ReLU on or off for one row of the 512.
-        assert (ours - torchs).norm() < 1e-2 * torchs.norm(), name
+        assert (ours - torchs).norm() < 5e-2 * torchs.norm(), name
     assert all(map(torch.equal, after[0], run(model)[0])), name
     with torch.inference_mode():
         logits = model(vectors, weights)
