@@ -14,7 +14,7 @@ from torch.nn import functional
 from modules.outer import outer_map, pair_map, pair_weights
 
 # Products formed at a time: few enough for the memory, enough to be worth starting threads for.
-CPU_BLOCK, GPU_BLOCK = 2**23, 2**27
+CPU_BLOCK, GPU_BLOCK = 2**22, 2**27
 
 
 class CIN(nn.Module):
