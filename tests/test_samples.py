@@ -13,9 +13,11 @@ from modules.scoring.answer import answer
 from modules.scoring.cost_picture import draw_cost
 from modules.scoring.pictures import draw_calibration
 from modules.scoring.tables import read_tables
+from scripts.findings import count_verdicts, findings_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = sorted(path for path in (ROOT / "results/samples").iterdir() if path.is_dir())
+COMPARED = [path for path in SAMPLES if "pool" not in path.name]  # pools hold no bigger models
 FINDINGS = ROOT / "docs/findings.md"
 
 
@@ -67,3 +69,15 @@ def test_every_figure_of_the_findings_is_in_the_tables() -> None:
     quoted = set(re.findall(r"\b0\.\d{5}\b", FINDINGS.read_text()))
     assert quoted
     assert quoted <= known, sorted(quoted - known)
+
+
+@pytest.mark.parametrize("folder", COMPARED, ids=lambda folder: folder.name)
+def test_the_findings_hold_its_tables(folder: Path) -> None:
+    for table in findings_tables(read_tables(folder).budget):
+        assert table in FINDINGS.read_text(), table
+
+
+def test_the_findings_count_its_verdicts() -> None:
+    counted = [count_verdicts(read_tables(folder).budget) for folder in COMPARED]
+    in_short = re.findall(r"\(part \d\) \| (.*) \|", FINDINGS.read_text())
+    assert sorted(in_short) == sorted(counted)

@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -205,9 +206,14 @@ def _milliseconds(measurement: Measurement) -> dict[str, float]:
 
 
 def _in_own_process(job: Job) -> Measurement:
-    """Peak memory is a process's; so are its warm buffers."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+    """Peak memory is a process's; so are its warm buffers. What a rival prints goes to stderr."""
+    stdout, stderr = 1, 2
+    with ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=os.dup2,
+        initargs=(stderr, stdout),
+    ) as pool:
         return pool.submit(measure, job).result()
 
 
