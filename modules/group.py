@@ -25,7 +25,7 @@ from modules.runs import (
     run_folder,
 )
 from modules.scoring.metrics import MetricError
-from modules.soup import LateSoupTrainer, SeedSoupTrainer
+from modules.soup import LateSoupTrainer, SeedSoupTrainer, averages_present_members
 from modules.training import Trainer, train_member
 from modules.weights import WEIGHTS
 
@@ -69,9 +69,9 @@ def plan_group(
     """The state of every member; `force` redoes the complete ones.
 
     A run made from other data (its schema differs), or without its weights or predictions, is
-    trained again. Raises `RunError` where a run cannot be read or was made with other settings, or
-    where two configs have one place,
-    `ConfigError` where a model has no such arm, and `DataError` where the data set cannot be read.
+    trained again; so is a soup whose members were. Raises `RunError` where a run cannot be read or
+    was made with other settings, or where two configs have one place, `ConfigError` where a model
+    has no such arm, and `DataError` where the data set cannot be read.
     """
     schema = read_schema(data)
     planned = [Planned(config, _state(config, runs, schema, force)) for config in configs]
@@ -149,7 +149,8 @@ def _state(config: RunConfig, runs: Path, schema: Schema, force: bool) -> State:
         return State.MISSING
     if force:
         return State.REDO
-    if read_member(folder).report["data"]["fingerprint"] != schema.fingerprint:
+    member = read_member(folder)
+    if member.report["data"]["fingerprint"] != schema.fingerprint:
         return State.OTHER_DATA
     there = with_defaults(read_settings(folder))
     differences = [
@@ -162,7 +163,8 @@ def _state(config: RunConfig, runs: Path, schema: Schema, force: bool) -> State:
             f"--force trains it again, --runs DIR keeps both"
         )
     files = (WEIGHTS, *(f"{split}.npy" for split in SCORED_SPLITS))
-    return State.COMPLETE if all((folder / name).exists() for name in files) else State.REDO
+    whole = all((folder / name).exists() for name in files) and averages_present_members(member)
+    return State.COMPLETE if whole else State.REDO
 
 
 def _aside(folder: Path) -> Path:

@@ -49,6 +49,7 @@ class SeedSoupTrainer(Trainer):
         seeds = range(config.seed, config.seed + members)
         self.members = [self._read_base_member(config.with_seed(seed), runs) for seed in seeds]
         self.seconds_before = sum(float(member.report["seconds"]) for member in self.members)
+        self.averaged = {member.name: _val_logloss(member) for member in self.members}
 
     def fit(self) -> list[Epoch]:
         """Average the members' weights; there are no epochs."""
@@ -82,6 +83,25 @@ class SeedSoupTrainer(Trainer):
                     f"for with {setting}={new}; give both the same settings"
                 )
         return member
+
+
+def averages_present_members(soup: Member) -> bool:
+    """Whether the members of a soup are still those that it averaged, or gone."""
+    folders = {soup.folder.parents[2] / name: loss for name, loss in _averaged(soup).items()}
+    return all(
+        _val_logloss(read_member(folder)) == loss
+        for folder, loss in folders.items()
+        if folder.exists()
+    )
+
+
+def _averaged(soup: Member) -> dict[str, float]:
+    averaged: dict[str, float] = soup.report.get("averaged", {})  # older runs do not say
+    return averaged
+
+
+def _val_logloss(member: Member) -> float:
+    return float(member.report["metrics"]["val"]["logloss"])
 
 
 class LateSoupTrainer(Trainer):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,6 +138,7 @@ def train_member(
             **_scores(logits, data, schema, runs, config.dataset),
             "best_epoch": max(epochs, key=lambda epoch: epoch.val_auc).epoch if epochs else 0,
             "epochs": [asdict(epoch) for epoch in epochs],
+            **({"averaged": dict(trainer.averaged)} if trainer.averaged else {}),
             **_costs(network, schema, config),
             "rows_per_second": _median([epoch.rows_per_second for epoch in epochs]),
             "seconds": trainer.seconds_before + seconds,
@@ -245,9 +247,11 @@ class Trainer:
     """Trains a network on a data set, keeping the epoch with the best val AUC in `folder`.
 
     seconds_before: training time that went into what this trainer starts from.
+    averaged: names of the members that it starts from, and their val log loss.
     """
 
     seconds_before = 0.0
+    averaged: Mapping[str, float] = MappingProxyType({})
 
     def __init__(
         self,

@@ -40,9 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         members = find_members(args.runs, args.dataset, args.models)
         members = _members_of(members, args.arm, args.models or (), schema)
         # Before the work, should it fail.
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         if args.output.is_dir():
             raise RunError(f"--output {args.output} is a folder; name a Parquet file in it")
+        if args.output.suffix != ".parquet":
+            raise RunError(f"--output {args.output}: scores are Parquet; name it NAME.parquet")
+        args.output.parent.mkdir(parents=True, exist_ok=True)
         device = resolve_device(args.device)
         loader = Loader(args.data, args.split, batch_size=4096, schema=schema)
         logits = np.stack([_score(member, schema, loader, device) for member in members])

@@ -93,6 +93,10 @@ def test_what_cannot_be_scored_is_refused(
     printed = capsys.readouterr()
     assert f"--output {tmp_path} is a folder" in printed.err
     assert printed.out == ""  # before anything is scored
+    other = tmp_path / "new/scores.csv"
+    assert score.main([*flags, "--data", str(encoded), "--output", str(other)]) == 1
+    assert f"--output {other}: scores are Parquet" in capsys.readouterr().err
+    assert not other.parent.exists()
 
 
 def test_members_of_other_ids_are_left_out_and_said_to_be(

@@ -88,6 +88,27 @@ def test_a_soup_of_one_is_that_member(encoded: Path, runs: Path) -> None:
     assert soup.report["metrics"] == member.report["metrics"]
 
 
+def test_a_soup_is_made_again_when_a_member_was(encoded: Path, runs: Path) -> None:
+    def state() -> State:
+        (planned,) = plan_group([config("soup:2")], encoded, runs)
+        return planned.state
+
+    assert state() is State.MISSING
+    before = weights(train(config("soup:2"), encoded, runs))
+    (again,) = plan_group([config(seed=6)], encoded, runs, force=True)
+    list(train_group([again], encoded, runs, CPU))
+    assert state() is State.COMPLETE  # the same settings and seed give the same member
+    train(config(seed=7), encoded, runs)
+    members = runs / "toy/deepfm/base"
+    shutil.rmtree(members / "seed-6")
+    assert state() is State.COMPLETE  # as it cannot be made again
+    shutil.copytree(members / "seed-7", members / "seed-6")
+    assert state() is State.REDO
+    after = weights(train(config("soup:2"), encoded, runs))
+    assert any(not torch.equal(after[name], before[name]) for name in after)
+    assert state() is State.COMPLETE
+
+
 def test_a_soup_needs_members_of_the_same_settings(encoded: Path, runs: Path) -> None:
     missing = outcome(config("soup:3"), encoded, runs)
     assert "seed-7 is missing; train the arm base first" in missing.failure
