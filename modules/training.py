@@ -162,7 +162,6 @@ def fit_member(
 
     Only rows of the train and val splits are read.
     """
-    keep_freed_memory()
     streams = Streams.of(config.seed)
     network = build_placed_network(config, schema, streams, device)
     trainer = (make_trainer or Trainer)(config, schema, data, network, streams, folder)
@@ -173,7 +172,11 @@ def fit_member(
 def build_placed_network(
     config: RunConfig, schema: Schema, streams: Streams, device: torch.device
 ) -> Network:
-    """`build_network`, the models on `device` and the table where the settings want it."""
+    """`build_network`, the models on `device` and the table where the settings want it.
+
+    From then on this process multiplies and keeps memory as suits a network.
+    """
+    keep_freed_memory()
     use_fast_matrix_products()
     on_host = config.training.table_device == "cpu"
     return build_network(config, schema, streams).place(

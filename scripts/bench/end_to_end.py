@@ -27,7 +27,7 @@ from data.ahead import one_ahead
 from data.loader import Batch, Loader
 from data.schema import read_schema
 from modules.config import resolve
-from modules.training import Streams, Trainer, build_network
+from modules.training import Streams, Trainer, build_placed_network
 
 IN_MEMORY = 64  # batches
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = resolve(schema.dataset, args.model, overrides=args.set)
     streams = Streams.of(config.seed)
     with tempfile.TemporaryDirectory() as folder:
-        network = build_network(config, schema, streams)
+        network = build_placed_network(config, schema, streams, torch.device("cpu"))
         trainer = Trainer(config, schema, args.data, network, streams, Path(folder))
         batch_size = config.training.batch_size
         loader = Loader(args.data, "train", batch_size=batch_size, schema=schema)
