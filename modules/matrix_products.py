@@ -20,9 +20,8 @@ MIN_MULTIPLY_ADDS = 2**21
 MIN_COLUMNS_FOR_COPY, MAX_COPIED_COLUMN = 128, 2**14
 
 
-@cache
-def use_fast_matrix_products() -> bool:
-    """Let this process multiply large float32 matrices by oneDNN where MKL is slow; whether it is.
+def use_fast_matrix_products() -> None:
+    """Let this process multiply large float32 matrices by oneDNN, if MKL is slow on its processor.
 
     For `mm` and `addmm` on the CPU, and so for every Linear and its gradients, whatever the model.
     The same numbers but for rounding, every time the same. Compiled models multiply as before.
@@ -31,8 +30,6 @@ def use_fast_matrix_products() -> bool:
     slow = "AMD" in capabilities.get("cpu_name", "") and capabilities.get("avx512_f", False)
     if slow and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available():
         replace_matrix_products()
-        return True
-    return False
 
 
 @cache

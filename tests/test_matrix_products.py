@@ -68,6 +68,28 @@ def test_large_products_are_onednns_and_small_or_other_ones_torchs_own(
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "avx512", "slow"),
+    [
+        ("AMD EPYC 9B45", True, True),
+        ("AMD EPYC 7763", False, False),
+        ("Intel(R) Xeon(R) Processor @ 2.80GHz", True, False),
+        (None, None, False),  # another architecture says less
+    ],
+)
+def test_only_amds_processors_with_avx512_need_them(
+    name: str | None, avx512: bool | None, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {} if name is None else {"cpu_name": name, "avx512_f": avx512}
+    replaced: list[bool] = []
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(matrix_products, "replace_matrix_products", lambda: replaced.append(True))
+    matrix_products.use_fast_matrix_products()
+    assert bool(replaced) == slow
+
+
 @pytest.mark.parametrize("shapes", [((3000, 400), (500, 600)), ((400,), (400, 600))])
 def test_matrices_that_do_not_fit_are_refused_as_by_torch(
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
