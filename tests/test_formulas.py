@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from modules import attention
 from modules.cin import CIN
 from modules.layers import MLP, pairwise_sum
+from modules.mixing import RankMixerLayer
 from modules.models import build_model
 from modules.models.dcn import CrossNetwork
-from modules.models.rankmixer import RankMixerLayer
 from modules.outer import outer_map, pair_map, pair_weights
 
 ROWS, FIELDS, DIM = 4, 3, 2
