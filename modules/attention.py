@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modules.dropout import draw_kept, factors
 from modules.precision import apply_in_float32
 
 CPU_BLOCK, GPU_BLOCK = 2**18, 2**25  # scores at a time: on a CPU as many as its cache holds
@@ -41,54 +42,58 @@ class SelfAttention(nn.Module):
         self.projection = nn.Linear(input_dim, (3 + self.projects_residual) * dim, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if not (self.training and self.dropout > 0):
-            weight = self.projection.weight
-            return self_attention(inputs, weight, self.dim, self.heads, self.scale)
-        parts = self.projection(inputs).chunk(3 + self.projects_residual, dim=2)
-        query, key, value = (
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts[:3]
-        )  # (B, heads, F, dim / heads)
-        attended = functional.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout, scale=self.scale
-        )
-        residual = parts[3] if self.projects_residual else inputs
-        return functional.relu(attended.transpose(1, 2).flatten(start_dim=2) + residual)
+        weight, dropout = self.projection.weight, self.dropout if self.training else 0.0
+        return self_attention(inputs, weight, self.dim, self.heads, self.scale, dropout)
 
 
-def self_attention(inputs: Tensor, weight: Tensor, dim: int, heads: int, scale: float) -> Tensor:
+def self_attention(
+    inputs: Tensor, weight: Tensor, dim: int, heads: int, scale: float, dropout: float = 0.0
+) -> Tensor:
     """ReLU(softmax(scale * Q K^T) V + R), head by head.
 
     weight: of the projections to Q, K and V and, as a fourth part, to the residual R; where there
-    is no fourth part R are the inputs. dim: A.
+    is no fourth part R are the inputs. dim: A. dropout: the share of the softmax's values that are
+    0; the others are divided by 1 - dropout.
     Shape: (B, F, C), (3 A or 4 A, C) -> (B, F, A)
     """
-    out: Tensor = apply_in_float32(_SelfAttention, inputs, weight, dim, heads, scale)
+    out: Tensor = apply_in_float32(_SelfAttention, inputs, weight, dim, heads, scale, dropout)
     return out
 
 
 class _SelfAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, dim: int, heads: int, scale: float
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        dim: int,
+        heads: int,
+        scale: float,
+        dropout: float,
     ) -> Tensor:
         out = inputs.new_empty(*inputs.shape[:2], dim)
+        kept = []
         for rows in _blocks(inputs):
             projected = functional.linear(inputs[rows], weight)
             residual = projected[..., 3 * dim :] if len(weight) == 4 * dim else inputs[rows]
             for head in _heads(dim, heads):
                 query, key, value = _parts(projected, dim, head)
-                attended = _softmax(query, key, scale) @ value
-                torch.add(residual[..., head], attended, out=out[rows, :, head])
+                weights = _softmax(query, key, scale)
+                if dropout > 0:
+                    kept.append(draw_kept(weights, dropout))
+                    weights *= factors(kept[-1], dropout, weights.dtype)
+                torch.add(residual[..., head], weights @ value, out=out[rows, :, head])
             out[rows].relu_()
-        ctx.save_for_backward(inputs, weight, out)
-        ctx.heads, ctx.scale = heads, scale
+        ctx.save_for_backward(inputs, weight, out, *kept)
+        ctx.heads, ctx.scale, ctx.dropout = heads, scale, dropout
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        inputs, weight, out = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        inputs, weight, out, *kept = ctx.saved_tensors
         dim = out.shape[2]
         inputs_grad, weight_grad = torch.empty_like(inputs), torch.zeros_like(weight)
+        of_head = iter(kept)
         for rows in _blocks(inputs):
             projected = functional.linear(inputs[rows], weight)
             projected_grad = torch.empty_like(projected)
@@ -97,9 +102,15 @@ class _SelfAttention(torch.autograd.Function):
                 query, key, value = _parts(projected, dim, head)
                 into_query, into_key, into_value = _parts(projected_grad, dim, head)
                 weights = _softmax(query, key, ctx.scale)
-                into_value[:] = weights.mT @ grad[..., head]
+                weights_grad = grad[..., head] @ value.mT
+                used = weights
+                if kept:
+                    of_weights = factors(next(of_head), ctx.dropout, weights.dtype)
+                    used = weights * of_weights
+                    weights_grad *= of_weights
+                into_value[:] = used.mT @ grad[..., head]
                 scores_grad = torch.ops.aten._softmax_backward_data(
-                    grad[..., head] @ value.mT, weights, 2, weights.dtype
+                    weights_grad, weights, 2, weights.dtype
                 )
                 into_query[:] = scores_grad @ key
                 into_key[:] = scores_grad.mT @ query
@@ -112,7 +123,7 @@ class _SelfAttention(torch.autograd.Function):
             inputs_grad[rows] = projected_grad @ weight
             if not projects_residual:
                 inputs_grad[rows] += grad
-        return inputs_grad, weight_grad, None, None, None
+        return inputs_grad, weight_grad, None, None, None, None
 
 
 def _softmax(query: Tensor, key: Tensor, scale: float) -> Tensor:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from modules import attention
+from modules import dropout as dropouts
 from modules.cin import CIN
+from modules.dropout import Dropout
 from modules.layers import MLP, pairwise_sum
 from modules.mixing import RankMixerLayer
 from modules.models import build_model
@@ -77,7 +79,7 @@ def test_mlp_builds_the_layers_it_is_asked_for() -> None:
     )
     rich = MLP(3, (4,), dropout=0.5, batch_norm=True)
     kinds = [type(layer) for layer in rich]
-    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout, nn.Linear]
+    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, Dropout, nn.Linear]
 
 
 def test_pairwise_sum_is_the_triple_loop() -> None:
@@ -240,26 +242,40 @@ def test_maps_of_products_and_their_gradients() -> None:
     )
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("block", [2**19, 20])
 @pytest.mark.parametrize(("parts", "width"), [(3, 6), (4, 5), (4, 8)])  # 4 * 6 rows are also 3 * 8
 def test_self_attention_and_its_gradients(
-    parts: int, width: int, block: int, monkeypatch: pytest.MonkeyPatch
+    parts: int, width: int, block: int, dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "CPU_BLOCK", block)  # 20: two rows at a time
     inputs = torch.randn(3, FIELDS, width, requires_grad=True)
     weight = torch.randn(parts * 6, width, requires_grad=True)
+    drawn: list[Tensor] = []  # of every block its heads
+
+    def draw_kept(like: Tensor, share: float) -> Tensor:
+        drawn.append(dropouts.draw_kept(like, share))
+        return drawn[-1]
+
+    monkeypatch.setattr(attention, "draw_kept", draw_kept)
 
     def plain(inputs: Tensor, weight: Tensor, heads: int, scale: float) -> Tensor:
         query, key, value, *residual = (inputs @ weight.T).split(6, dim=2)
         query, key, value = (
             part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value)
         )
-        attended = torch.softmax(scale * query @ key.mT, dim=3) @ value
+        weights = torch.softmax(scale * query @ key.mT, dim=3)
+        if dropout > 0:
+            kept = torch.stack([torch.cat(drawn[head::heads]) for head in range(heads)], dim=1)
+            assert 0 < kept.sum() < kept.numel()
+            weights = weights * kept / (1 - dropout)
+        attended = weights @ value
         out: Tensor = attended.transpose(1, 2).flatten(2) + (residual or [inputs])[0]
         return out.relu()
 
     for heads, scale in ((1, 1.0), (2, 0.7)):
-        ours = attention.self_attention(inputs, weight, 6, heads, scale)
+        drawn.clear()
+        ours = attention.self_attention(inputs, weight, 6, heads, scale, dropout)
         theirs = plain(inputs, weight, heads, scale)
         torch.testing.assert_close(ours, theirs)
         for our, their in zip(
