@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,8 @@ def test_a_row_has_the_columns_of_every_benchmark(monkeypatch: pytest.MonkeyPatc
         assert row["ratio"] > 0
         json.dumps(row)
     assert step["name"] == "train_step/dcn/toy/torch"
+    (*_, dropping) = rows_of(replace(job("dcn"), dropout=0.2), "toy", None)
+    assert dropping["name"] == "train_step/dcn/toy/dropout-0.2"
     assert step["ratio"] == pytest.approx(step["ours"] / step["reference"])
 
 

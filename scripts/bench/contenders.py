@@ -66,6 +66,7 @@ class Job:
     threads: int
     precision: Precision = "float32"  # ours alone; a rival computes in float32
     compile: bool = False
+    dropout: float = 0.0
 
 
 class Contender:
@@ -208,7 +209,8 @@ class DeepCTR(Contender):
             SparseFeat(f"field_{field}", size, embedding_dim=EMBEDDING_DIM)
             for field, size in enumerate(job.shape.field_sizes())
         ]
-        settings = settings | {"dnn_hidden_units": (1024, 512, 256), "l2_reg_embedding": 0}
+        settings = settings | {"dnn_hidden_units": (1024, 512, 256), "dnn_dropout": job.dropout}
+        settings |= {"l2_reg_embedding": 0}
         if name == "PNN":
             self.network = models.PNN(columns, **settings)
         else:
@@ -240,7 +242,8 @@ def _offsets(shape: Shape) -> Tensor:
 def build(job: Job) -> Any:
     """The model of a job, seeded, and in its mode."""
     torch.manual_seed(0)
-    model = build_model(job.model, job.shape.num_fields, embedding_dim=EMBEDDING_DIM)
+    settings = {"dropout": job.dropout} if job.dropout else {}
+    model = build_model(job.model, job.shape.num_fields, embedding_dim=EMBEDDING_DIM, **settings)
     return model.eval() if job.inference else model.train()
 
 

@@ -172,6 +172,7 @@ def rows_of(job: Job, shape_name: str, rival: str | None) -> Iterator[dict[str, 
     name = f"{what}/{job.model}/{shape_name}"
     name += "" if job.precision == "float32" else f"/{job.precision}"
     name += "/compile" if job.compile else ""
+    name += f"/dropout-{job.dropout:g}" if job.dropout else ""
     ours = _in_own_process(job)
     macs = count_macs_per_row(build(job), job.shape.num_fields, EMBEDDING_DIM)
     details = {"macs_per_row": macs, "batch_size": job.batch_size, "threads": job.threads}
@@ -237,6 +238,9 @@ def main() -> None:
     )
     parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--compile", action="store_true", help="our model, by torch.compile")
+    parser.add_argument(
+        "--dropout", type=float, default=0.0, metavar="SHARE", help="in models that have it"
+    )
     parser.add_argument("--inference", action="store_true", help="scoring instead of training")
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=15, help="measured steps; medians are printed")
@@ -258,6 +262,7 @@ def main() -> None:
             threads=args.threads,
             precision=args.precision,
             compile=args.compile,
+            dropout=args.dropout,
         )
         for row in rows_of(job, shape_name, args.rival):
             if args.json:
