@@ -45,6 +45,21 @@ def test_logits_and_gradients(name: str, device: torch.device) -> None:
         torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["deepfm", "autoint"])  # in an MLP, and in attention too
+def test_dropout_draws_where_the_model_is(name: str, device: torch.device) -> None:
+    model = build_model(name, 5, embedding_dim=6, dropout=0.5).to(device)
+    vectors = torch.randn(32, 5, 6, device=device, requires_grad=True)
+    weights = torch.randn(32, 5, device=device)
+    once, again = model(vectors, weights), model(vectors, weights)
+    assert not torch.equal(once, again)
+    (gradient,) = torch.autograd.grad(once.sum(), vectors)
+    assert gradient.device == vectors.device and gradient.isfinite().all() and gradient.any()
+    torch.manual_seed(1)
+    drawn = model(vectors, weights)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, model(vectors, weights))
+
+
 @pytest.mark.parametrize("optimizer", [DeferredAdam, DenseAdam])
 def test_optimisers_of_the_table(
     optimizer: type[DeferredAdam] | type[DenseAdam], device: torch.device
