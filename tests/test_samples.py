@@ -11,7 +11,7 @@ import pytest
 import merge as command
 from modules.scoring.answer import answer
 from modules.scoring.cost_picture import draw_cost
-from modules.scoring.pictures import draw_calibration
+from modules.scoring.pictures import draw_calibration, draw_pictures
 from modules.scoring.tables import read_tables
 from scripts.findings import count_verdicts, findings_tables
 
@@ -56,6 +56,14 @@ def test_a_narrow_range_of_predictions_has_ticks_too(shares: tuple[float, float]
     for axis, (low, high) in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
         shown = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
         assert 2 <= len(shown) <= 12
+
+
+@pytest.mark.parametrize("folder", SAMPLES, ids=lambda folder: folder.name)
+def test_nothing_in_a_picture_is_cut_off(folder: Path) -> None:
+    for name, figure in draw_pictures(read_tables(folder)).items():
+        drawn = figure.get_tightbbox()
+        assert drawn.x0 >= 0, name
+        assert drawn.x1 <= figure.get_figwidth(), name
 
 
 def test_every_figure_of_the_findings_is_in_the_tables() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, RED, GREEN, PINK, ORANGE, SKY = COLOURS
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PANELS_A_ROW = 4
+TITLE_SIZE, NOTE_SIZE = 11, 8  # of text, in points
 MAX_SIZES = 16  # of K that are marked in a panel
 
 LINE: dict[str, Any] = {"linewidth": 1.3, "markersize": 4.5, "elinewidth": 0.9, "capsize": 2}
@@ -42,7 +44,7 @@ def make_panels(
 
 def finish(figure: Figure, panels: dict[str, Axes], title: str, note: str) -> None:
     """Title, note, and one legend for every label of any panel."""
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(_wrapped(figure, title, TITLE_SIZE), fontsize=TITLE_SIZE)
     entries = {
         label: handle
         for panel in panels.values()
@@ -51,13 +53,19 @@ def finish(figure: Figure, panels: dict[str, Axes], title: str, note: str) -> No
     figure.legend(
         list(entries.values()),
         list(entries),
-        title=note,
-        title_fontsize=8,
+        title=_wrapped(figure, note, NOTE_SIZE),
+        title_fontsize=NOTE_SIZE,
         loc="outside lower center",
         ncols=max(1, min(len(entries), 5)),
         frameon=False,
-        fontsize=8,
+        fontsize=NOTE_SIZE,
     )
+
+
+def _wrapped(figure: Figure, text: str, size: float) -> str:
+    """In lines that fit into the figure: a letter is up to 0.6 of its size (in points) wide."""
+    inches = figure.get_figwidth()
+    return textwrap.fill(text, int(inches * 72 / (0.6 * size)))
 
 
 def label_axes(panels: dict[str, Axes], x: str, y: str) -> None:
