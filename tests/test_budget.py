@@ -113,6 +113,34 @@ def test_merges_meet_the_arm_whose_cost_is_nearest(tables: Tables) -> None:
     assert duel["auc_gain"] == pytest.approx(merge["test_auc"] - arm["test_auc"], abs=1e-12)
 
 
+def test_the_noise_is_that_of_the_runs_that_vary_more(root: Path, tables: Tables) -> None:
+    labels = load_members(root, "avazu").labels["test"]
+
+    def sd(arm: str) -> float:
+        aucs = [roc_auc_score(labels, z) for z in logits_of(root, "deepfm", arm)]
+        return float(np.std(aucs, ddof=1))
+
+    assert line(tables, "deepfm", "merged", 2)["auc_noise"] == pytest.approx(sd("base"), abs=1e-6)
+    assert sd("depth:3") > 2 * sd("base")
+    for arm in ("width:2", "depth:3", "soup:3"):
+        larger = max(sd(arm), sd("base"))
+        assert line(tables, "deepfm", arm, 1)["auc_noise"] == pytest.approx(larger, abs=1e-6)
+    duel = line(tables, "deepfm", "merged", 3, "depth:3")
+    assert duel["auc_noise"] == pytest.approx(sd("depth:3"), abs=1e-6)
+
+
+def test_many_seeds_of_unlike_quality_do_not_bias_what_a_merge_gains(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in range(8):
+        log.write_run(tmp_path, "deepfm", seed, noise=0.1 + 0.5 * seed)
+    members = load_members(tmp_path, "avazu")
+    tables = make_tables("avazu", members, pools=["logit"], max_subsets=100)
+    pair = line(tables, "deepfm", "merged", 2)
+    (of_all_pairs,) = tables.merged.query("group == 'deepfm' and k == 2")["logloss_gain"]
+    assert pair["runs"] == 8 < 28
+    assert pair["logloss_gain"] == pytest.approx(of_all_pairs, rel=0.1)
+
+
 def test_budgets_are_those_of_merges_and_of_arms_that_no_merge_costs(tmp_path: Path) -> None:
     log = FakeLog()
     for seed in SEEDS:

@@ -18,7 +18,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from modules.runs import RunError
 from modules.scoring import merging, metrics
-from modules.scoring.groups import choose_subsets, make_groups
+from modules.scoring.groups import balanced_subsets, choose_subsets, make_groups
 from modules.scoring.members import Members, load_members, score_members
 from modules.scoring.merging import ambiguity, merge_members, score_merged
 from modules.scoring.metrics import auc, logloss, softplus
@@ -29,6 +29,7 @@ from modules.scoring.pools import (
     information_weights,
     logit_mean,
     main_pool,
+    rank_sum,
 )
 from modules.scoring.selection import forward_selection, greedy_weights
 from tests.fake_runs import FakeLog
@@ -144,6 +145,15 @@ def test_else_a_repeatable_sample_of_distinct_subsets() -> None:
     assert chosen == choose_subsets(12, 4, 64)
     times = np.bincount(np.ravel(chosen), minlength=12)  # 64 * 4 / 12 = 21 expected of each
     assert times.min() > 8 and times.max() < 40
+
+
+@pytest.mark.parametrize(("members", "k"), [(6, 2), (7, 3), (12, 11), (21, 8)])
+def test_balanced_subsets_count_all_members_alike(members: int, k: int) -> None:
+    subsets = balanced_subsets(members, k, 10)
+    assert len(set(subsets)) == len(subsets) == members
+    assert all(list(subset) == sorted(set(subset)) for subset in subsets)
+    assert np.bincount(np.concatenate(subsets)).tolist() == members * [k]
+    assert balanced_subsets(5, 2, 10) == list(combinations(range(5), 2))
 
 
 def make_members(root: Path, seeds: dict[str, int]) -> Members:
@@ -344,6 +354,12 @@ def test_ranks_share_ties_and_keep_the_order() -> None:
     log = FakeLog()
     logits, labels = log.predictions(0.5)["test"], log.labels["test"]
     assert auc(labels, double_ranks(logits)) == auc(labels, logits)
+
+
+def test_sums_of_ranks_are_not_rounded_into_ties() -> None:
+    labels = np.array([0, 1, 0, 1], np.uint8)
+    ranks = [2.0**24 + np.arange(4), np.zeros(4)]  # float32 has no room for odd ones
+    assert score_merged(rank_sum, np.full((1, 2), 0.5), ranks, labels).auc == auc(labels, ranks[0])
 
 
 def test_intervals_are_given_for_a_plain_mean() -> None:

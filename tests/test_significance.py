@@ -1,4 +1,4 @@
-"""Paired intervals against the definition, a bootstrap and the textbook."""
+"""Paired intervals against the definition, a published example and a bootstrap."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from sklearn.metrics import roc_auc_score
 from modules.scoring.metrics import MetricError, auc, logloss
 from modules.scoring.significance import Z95, auc_difference, logloss_gain, profile
 from tests.fake_runs import FakeLog
+
+# DeLong et al. 1988, 43 patients with ovarian cancer: albumin, total protein, K-G score and whether
+# surgery helped; the results as in the manual of SAS/STAT, PROC LOGISTIC, "Comparing ROC Curves".
+PATIENTS = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0
+1.6 5.6 5 1   3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1
+4.3 7.0 4 1   3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1
+3.0 4.7 8 0   4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1
+3.2 5.1 5 1   2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1
+3.5 6.2 5 1   2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1  3.3 5.7 6 1  3.7 6.9 5 1
+3.6 6.6 5 1
+"""
 
 
 def planted(rows: int = 300, decimals: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,6 +52,23 @@ def test_auc_difference_is_delongs(decimals: int) -> None:
     contrast = np.array([1, -1])
     assert difference.error == pytest.approx(np.sqrt(contrast @ covariance @ contrast), abs=1e-12)
     assert difference.high - difference.low == pytest.approx(2 * Z95 * difference.error)
+
+
+def test_auc_differences_are_those_of_the_published_example() -> None:
+    albumin, protein, score, helped = np.array(PATIENTS.split(), np.float32).reshape(-1, 4).T
+    tests = {"albumin": albumin, "protein": protein, "score": -score}  # a low score is the good one
+    profiles = {name: profile([values], helped) for name, values in tests.items()}
+    aucs = {name: float(one.aucs[0]) for name, one in profiles.items()}
+    assert aucs == pytest.approx({"albumin": 0.7366, "protein": 0.6478, "score": 0.7258}, abs=5e-5)
+    published = {
+        "albumin": (0.0108, 0.0953, -0.1761, 0.1976),
+        "protein": (-0.0780, 0.1046, -0.2830, 0.1271),
+    }
+    for name, expected in published.items():
+        found = auc_difference(profiles[name], profiles["score"])
+        assert (found.value, found.error, found.low, found.high) == pytest.approx(
+            expected, abs=5e-5
+        )
 
 
 def test_difference_of_mean_aucs_is_delongs_for_that_contrast() -> None:

@@ -16,7 +16,7 @@ def answer(tables: Tables) -> str:
     """Who wins at each budget for the model best on validation, and what merging all gains.
 
     Nothing is chosen by its test score. A gain is within the noise where its interval contains 0
-    or where it is not above the sd of single members over seeds.
+    or where it is not above the sd of single runs over seeds.
     """
     scores = tables.members[tables.members["arm"] == tables.about.arm]
     scores = scores[scores["model"].isin(list(tables.about.seeds))]
@@ -170,8 +170,8 @@ def _noise_note(noise: float) -> str:
         over_seeds = f"single members vary by sd {noise:.5f} over seeds"
     return (
         f"In brackets: 95 % intervals for these test rows, paired. Within noise: the interval "
-        f"contains 0; within the noise of seeds: the gain is not above the sd of single members "
-        f"over seeds. Here {over_seeds}."
+        f"contains 0; within the noise of seeds: the gain is not above the sd over seeds of single "
+        f"members or of single runs of the arm, whichever is larger. Here {over_seeds}."
     )
 
 

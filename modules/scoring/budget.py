@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from modules.runs import Member
-from modules.scoring.groups import ALL, MIXED, SELECTED, Group, choose_subsets, places_by_model
+from modules.scoring.groups import ALL, MIXED, SELECTED, Group, balanced_subsets, places_by_model
 from modules.scoring.members import MIX, Members
 from modules.scoring.merging import merge_subset
 from modules.scoring.metrics import Floats
@@ -23,7 +23,7 @@ from modules.scoring.significance import (
 
 BASE, MERGED = "base", "merged"
 SAME_COST = 1.25  # an arm and a merge whose multiply-adds differ by more are not compared
-MAX_PROFILES = 10  # subsets of one size behind an interval: all of them up to five seeds
+MAX_PROFILES = 10  # of one size behind an interval: all of them up to five seeds
 COSTS = (
     "macs_per_row",
     "table_parameters",
@@ -35,13 +35,17 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to spend a budget: what predicts, and what one such prediction costs on average."""
+    """A way to spend a budget: what predicts, and what one such prediction costs on average.
+
+    noise: by metric, the sd over seeds of the single runs that it consists of.
+    """
 
     name: str
     k: int
     runs: int
     profile: Profile
     cost: dict[str, float]
+    noise: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,10 @@ def budget_table(
     """Every arm and every merge at its cost, against the base and at equal cost against each arm.
 
     An arm is compared with the merge of the nearest multiply-adds, if these are within `SAME_COST`.
-    A contender's score is the mean over its seeds, or over subsets of K members, `MAX_PROFILES` at
-    most; its interval is that of this mean on these test rows. The factor is the multiply-adds a
-    row over those of the mean base member.
+    A contender's score is the mean over its seeds, or over subsets of K members in which all count
+    alike; its interval is that of this mean on these test rows. The noise of a difference is the
+    larger sd of single runs, of base members or of the arm's. The factor is the multiply-adds a row
+    over those of the mean base member.
     """
     rows: list[dict[str, Any]] = []
     for family in _families(members, scores, rival_scores, groups):
@@ -90,7 +95,7 @@ def seed_sd(scores: pd.DataFrame, metric: str) -> float:
 def verdict(gain: float, low: float, high: float, noise: float) -> str:
     """`gain` or `loss` where the interval and the seeds allow no other reading, else `noise`.
 
-    noise: sd of single members over seeds, NaN where it is unknown.
+    noise: sd of single runs over seeds, NaN where it is unknown.
     """
     if low <= 0 <= high or abs(gain) <= noise:
         return "noise"
@@ -105,7 +110,7 @@ def _families(
         merges = {
             (MERGED, k): [
                 tuple(places[i] for i in subset)
-                for subset in choose_subsets(len(places), k, MAX_PROFILES)
+                for subset in balanced_subsets(len(places), k, MAX_PROFILES)
             ]
             for k in range(2, len(places) + 1)
         }
@@ -153,11 +158,11 @@ def _compare(
         len(table),
         profile((members.runs[i].logits("test") for i in family.base), labels),
         _cost(scores, [(i,) for i in family.base]),
+        _noise(table),
     )
-    noise = {metric: seed_sd(table, f"test_{metric}") for metric in ("auc", "logloss")}
 
     def row(one: Contender, other: Contender) -> dict[str, Any]:
-        return _row(family, one, other, base.cost["macs_per_row"], noise)
+        return _row(family, one, other, base.cost["macs_per_row"])
 
     yield row(base, base)
     arms = list(_arms(family, members, rival_scores, labels))
@@ -172,6 +177,7 @@ def _compare(
             len(subsets),
             profile((merge_subset(members, scores, subset, pool) for subset in subsets), labels),
             costs[name, k],
+            base.noise,
         )
         yield row(merged, base)
         for arm in arms:
@@ -190,10 +196,18 @@ def _arms(
     for arm, runs in by_arm.items():
         rows = (rival_scores["model"] == family.name) & (rival_scores["arm"] == arm)
         places = [(int(i),) for i in np.flatnonzero(rows)]
-        predictions = (run.logits("test") for run in runs)
         yield Contender(
-            arm, 1, len(runs), profile(predictions, labels), _cost(rival_scores, places)
+            arm,
+            1,
+            len(runs),
+            profile((run.logits("test") for run in runs), labels),
+            _cost(rival_scores, places),
+            _noise(rival_scores[rows]),
         )
+
+
+def _noise(runs: pd.DataFrame) -> dict[str, float]:
+    return {metric: seed_sd(runs, f"test_{metric}") for metric in ("auc", "logloss")}
 
 
 def _cost(scores: pd.DataFrame, subsets: Sequence[tuple[int, ...]]) -> dict[str, float]:
@@ -220,11 +234,10 @@ def _nearest(
     return nearest if away[nearest] <= np.log(SAME_COST) else (BASE, 1)
 
 
-def _row(
-    family: Family, one: Contender, other: Contender, base_macs: float, noise: dict[str, float]
-) -> dict[str, Any]:
+def _row(family: Family, one: Contender, other: Contender, base_macs: float) -> dict[str, Any]:
     auc = auc_difference(one.profile, other.profile)
     logloss = logloss_gain(one.profile, other.profile)
+    noise = {key: float(np.fmax(one.noise[key], other.noise[key])) for key in one.noise}
     return {
         "group": family.name,
         "base_model": family.base_model,

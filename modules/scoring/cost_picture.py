@@ -154,9 +154,14 @@ def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> None:
     central = rows["contender"].isin([BASE, *MERGES])
     low, high = (score - half)[central].min(), (score + half)[central].max()
     reach = max(high - low, 1e-6)
-    inside = score.between(low - reach, high + reach)
-    low, high = (score - half)[inside].min(), (score + half)[inside].max()
-    margin = 0.06 * max(high - low, 1e-6)
+    shown = score.between(low - reach, high + reach)
+    while True:
+        low, high = (score - half)[shown].min(), (score + half)[shown].max()
+        margin = 0.06 * max(high - low, 1e-6)
+        also = score.between(low - 2 * margin, high + 2 * margin)  # markers at the edge
+        if also.equals(shown):
+            break
+        shown = also
     panel.set_ylim(low - margin, high + margin)
 
 

@@ -16,7 +16,7 @@ from modules.scoring.merging import ambiguity, score_merged
 from modules.scoring.metrics import Floats, row_chunks, sigmoid
 from modules.scoring.pools import equal_weights, logit_mean
 
-MAX_PAIRS = 10  # of members, for each pair of architectures: all of them within five seeds
+MAX_PAIRS = 10  # of members, for each pair of architectures; five seeds of one have as many
 
 
 def diversity_table(members: Members, scores: pd.DataFrame) -> pd.DataFrame:

@@ -66,6 +66,19 @@ def choose_subsets(members: int, k: int, max_subsets: int) -> list[tuple[int, ..
     return sorted(chosen)
 
 
+def balanced_subsets(members: int, k: int, max_subsets: int) -> list[tuple[int, ...]]:
+    """All subsets of k of `members` members, or as many subsets as members, each k times in one.
+
+    A mean over a random sample would count some members more than others, and so differ from the
+    mean over all members by more than merging does. Here the members stand in a circle, in seeded
+    order, and k neighbours are a subset.
+    """
+    if comb(members, k) <= max_subsets:
+        return list(combinations(range(members), k))
+    circle = np.random.default_rng([SUBSET_SEED, members]).permutation(members)
+    return [tuple(sorted(np.roll(circle, -start)[:k].tolist())) for start in range(members)]
+
+
 def _any_of(name: str, places: Sequence[int], max_subsets: int) -> Group:
     size = len(places)
     subsets = {

@@ -27,6 +27,7 @@ from modules.scoring.pools import (
     equal_weights,
     information_weights,
     logit_mean,
+    rank_sum,
 )
 from modules.scoring.selection import greedy_weights
 from modules.scoring.threads import num_threads
@@ -65,8 +66,8 @@ def score_merged(
 ) -> Scored:
     """The metrics of each merge on rows with these labels (rows,).
 
-    logits: (rows,) of each member. The merged logits are ranked in float32, the precision of every
-    saved prediction; their log loss is summed in float64.
+    logits: (rows,) of each member, or its ranks for `rank_sum`. The merged logits are ranked in
+    float32, the precision of every saved prediction; their log loss is summed in float64.
     """
     blocks = [weights[i : i + MERGES_AT_ONCE] for i in range(0, len(weights), MERGES_AT_ONCE)]
     with ThreadPoolExecutor(num_threads()) as threads:
@@ -109,8 +110,9 @@ def _score_block(
     mean: Mean, logits: Sequence[np.ndarray], labels: np.ndarray, weights: Floats
 ) -> tuple[list[float], Floats, Floats]:
     clicks = np.asarray(labels, dtype=bool)
-    clicked = np.empty((len(weights), int(clicks.sum())), np.float32)
-    other = np.empty((len(weights), len(labels) - clicked.shape[1]), np.float32)
+    precision = np.float64 if mean is rank_sum else np.float32  # sums of ranks stay whole
+    clicked = np.empty((len(weights), int(clicks.sum())), precision)
+    other = np.empty((len(weights), len(labels) - clicked.shape[1]), precision)
     label_free, of_clicks = np.zeros(len(weights)), np.zeros(len(weights))
     first_clicked = first_other = 0
     for rows, chunk in _chunks(logits):

@@ -76,11 +76,13 @@ def _sections(tables: Tables) -> list[tuple[Layout, list[str]]]:
 
 _BUDGET_NOTE = (
     "Positive is better; merges are made by {pool}. A score is the mean over seeds, or over "
-    "subsets of K members (at most ten), which overlap; in round brackets its sd over them. In "
-    "square brackets the paired 95 % interval of the difference on these test rows: DeLong's for "
-    "AUC, that of the mean row difference for log loss. `noise`: the interval contains 0, or the "
-    "difference is not above the sd of base members over seeds. Latency is that of a batch of 4096 "
-    "rows; with a worker for each member it is that of the slowest."
+    "subsets of K members, which overlap: all of them up to ten, else as many as there are "
+    "members, each in K of them; in round brackets its sd over them. In square brackets the "
+    "paired 95 % interval of the difference on these test rows: DeLong's for AUC, that of the "
+    "mean row difference for log loss. `noise`: the interval contains 0, or the difference is not "
+    "above the sd over seeds of single members or of single runs of the arm, whichever is larger. "
+    "Latency is that of a batch of 4096 rows; with a worker for each member it is that of the "
+    "slowest."
 )
 
 _EQUAL_COST_NOTE = (
