@@ -52,12 +52,13 @@ def draw_cost(about: About, budget: pd.DataFrame, metric: str) -> Figure:
     for group, panel in panels.items():
         rows = against_base[against_base["group"] == group]
         base = rows[rows["contender"] == BASE].iloc[0]
+        _scale_by_factor(panel, rows["factor"])
+        _scale_by_score(panel, rows, metric)
         _draw_base(panel, base[f"test_{metric}"], base[f"{metric}_noise"])
         for contender in MERGES:
             _draw_merges(panel, rows[rows["contender"] == contender], contender, metric)
-        _draw_arms(panel, rows[~rows["contender"].isin([BASE, *MERGES])], metric)
-        _scale_by_factor(panel, rows["factor"])
-        _scale_by_score(panel, rows, metric)
+        shown = rows[f"test_{metric}"].between(*panel.get_ylim())
+        _draw_arms(panel, rows[shown & ~rows["contender"].isin([BASE, *MERGES])], metric)
         scores = list(zip(rows["contender"], rows[f"test_{metric}"], strict=True))
         if about.best is not None:
             scores.append(("best possible", getattr(about.best, metric)))
