@@ -67,7 +67,7 @@ def choose_subsets(members: int, k: int, max_subsets: int) -> list[tuple[int, ..
 
 
 def balanced_subsets(members: int, k: int, max_subsets: int) -> list[tuple[int, ...]]:
-    """All subsets of k of `members` members, or as many subsets as members, each k times in one.
+    """All subsets of k of `members` members; if too many, one a member, which is in k of them.
 
     A mean over a random sample would count some members more than others, and so differ from the
     mean over all members by more than merging does. Here the members stand in a circle, in seeded
