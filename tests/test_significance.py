@@ -1,4 +1,4 @@
-"""Paired intervals against the definition, a published example and a bootstrap."""
+"""Paired intervals against the definition, another implementation and a bootstrap."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from modules.scoring.metrics import MetricError, auc, logloss
 from modules.scoring.significance import Z95, auc_difference, logloss_gain, profile
 from tests.fake_runs import FakeLog
 
-# DeLong et al. 1988, 43 patients with ovarian cancer: albumin, total protein, K-G score and whether
-# surgery helped; the results as in the manual of SAS/STAT, PROC LOGISTIC, "Comparing ROC Curves".
+# The example of DeLong et al. 1988, as the manual of SAS/STAT lists it (PROC LOGISTIC, "Comparing
+# ROC Curves"): 43 patients' albumin, total protein, K-G score, and whether surgery helped.
 PATIENTS = """
 3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0
 1.6 5.6 5 1   3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1
@@ -54,21 +54,19 @@ def test_auc_difference_is_delongs(decimals: int) -> None:
     assert difference.high - difference.low == pytest.approx(2 * Z95 * difference.error)
 
 
-def test_auc_differences_are_those_of_the_published_example() -> None:
+def test_auc_differences_are_those_of_another_implementation() -> None:
+    """Expected: github.com/yandexdataschool/roc_comparison, by the midranks of Sun and Xu."""
     albumin, protein, score, helped = np.array(PATIENTS.split(), np.float32).reshape(-1, 4).T
-    tests = {"albumin": albumin, "protein": protein, "score": -score}  # a low score is the good one
-    profiles = {name: profile([values], helped) for name, values in tests.items()}
-    aucs = {name: float(one.aucs[0]) for name, one in profiles.items()}
-    assert aucs == pytest.approx({"albumin": 0.7366, "protein": 0.6478, "score": 0.7258}, abs=5e-5)
-    published = {
-        "albumin": (0.0108, 0.0953, -0.1761, 0.1976),
-        "protein": (-0.0780, 0.1046, -0.2830, 0.1271),
-    }
-    for name, expected in published.items():
-        found = auc_difference(profiles[name], profiles["score"])
-        assert (found.value, found.error, found.low, found.high) == pytest.approx(
-            expected, abs=5e-5
-        )
+    of_score = profile([-score], helped)  # a low score is the good one
+    assert of_score.aucs[0] == pytest.approx(0.72580645, abs=1e-8)
+    for values, auc_of_values, difference, error in (
+        (albumin, 0.73655914, 0.01075269, 0.09534362),
+        (protein, 0.64784946, -0.07795699, 0.10460959),
+    ):
+        one = profile([values], helped)
+        assert one.aucs[0] == pytest.approx(auc_of_values, abs=1e-8)
+        found = auc_difference(one, of_score)
+        assert (found.value, found.error) == pytest.approx((difference, error), abs=1e-8)
 
 
 def test_difference_of_mean_aucs_is_delongs_for_that_contrast() -> None:
