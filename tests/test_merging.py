@@ -17,7 +17,7 @@ from scipy.special import expit, log_expit, logsumexp
 from sklearn.metrics import log_loss, roc_auc_score
 
 from modules.runs import RunError
-from modules.scoring import merging, metrics
+from modules.scoring import groups, merging, metrics
 from modules.scoring.groups import balanced_subsets, choose_subsets, make_groups
 from modules.scoring.members import Members, load_members, score_members
 from modules.scoring.merging import ambiguity, merge_members, score_merged
@@ -31,7 +31,7 @@ from modules.scoring.pools import (
     main_pool,
     rank_sum,
 )
-from modules.scoring.selection import forward_selection, greedy_weights
+from modules.scoring.selection import best_choices, forward_selection, greedy_weights
 from tests.fake_runs import FakeLog
 
 BOTH = ("prob", "logit")
@@ -168,8 +168,8 @@ def merge_all(
     members: Members, pools: Sequence[str], max_subsets: int, scores: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     scores = score_members(members) if scores is None else scores
-    groups = make_groups(members, scores, max_subsets)
-    return merge_members(members, scores, groups, pools=pools)
+    merges = make_groups(members, scores, max_subsets)
+    return merge_members(members, scores, merges, pools=pools)
 
 
 def naive_row(members: Members, runs: list[int], k: int, pool: str) -> dict[str, Any]:
@@ -307,6 +307,42 @@ def test_groups_of_several_models_are_chosen_on_validation(tmp_path: Path) -> No
         rivals = [{*before, i} for i in range(5) if i not in before]
         expected = min(rivals, key=lambda rival: loss[tuple(sorted(rival))])
         assert set(subset) == expected
+
+
+def test_models_are_the_best_of_all_choices_of_so_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FakeLog()
+    for seed in (0, 1):
+        good, bad = log.predictions(0.6), log.predictions(1.5)
+        opposite = {split: 2 * log.true_logits[split] - z for split, z in bad.items()}
+        for model, logits in (("deepfm", bad), ("fm", good), ("lr", opposite)):
+            predictions = {split: z.astype(np.float32) for split, z in logits.items()}
+            log.write_run(tmp_path, model, seed, predictions=predictions)
+    members = load_members(tmp_path, "avazu")
+    scores = score_members(members)
+    fm, rivals = (2, 3), [(0, 4), (1, 5)]  # the errors of deepfm and lr cancel each other
+    mixed = make_groups(members, scores, 10)[3]
+    assert mixed.subsets == {1: [(2,), (3,)], 2: rivals, 3: [(0, 2, 4), (1, 3, 5)]}
+    assert mixed.members == list(range(6))
+    monkeypatch.setattr(groups, "MAX_EXHAUSTIVE", 2)
+    one_after_another = make_groups(members, scores, 10)[3].subsets[2]
+    assert [fm[seed] in subset for seed, subset in enumerate(one_after_another)] == [True, True]
+
+
+def test_best_choices_are_those_of_a_naive_search() -> None:
+    log = FakeLog(5)
+    candidates = [[log.predictions(noise)["val"] for _ in range(3)] for noise in (0.9, 1, 1.1, 1.2)]
+    labels = log.labels["val"]
+    for size, best in enumerate(best_choices(candidates, labels), start=1):
+        loss = {
+            choice: np.mean([
+                log_loss(labels, expit(np.mean([candidates[c][r] for c in choice], axis=0)))
+                for r in range(3)
+            ])
+            for choice in combinations(range(4), size)
+        }  # fmt: skip
+        assert best == min(loss, key=lambda choice: loss[choice])
 
 
 def test_greedy_selection_is_never_worse_than_the_best_member_on_validation() -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from modules.scoring.members import Members
-from modules.scoring.selection import forward_selection
+from modules.scoring.selection import best_choices, forward_selection
 
 ALL = "all"  # K of all members of all models
 MIXED = "mixed"  # one seed of each of K models, the models chosen on validation
 SELECTED = "selected"  # K members of any model, chosen on validation
 SUBSET_SEED = 2021
+MAX_EXHAUSTIVE = 8  # models, 255 choices; of more models one is added after another
 MAX_SELECTED = 20  # members; beyond that the order of choice is noise
 
 
@@ -93,12 +94,17 @@ def _mixed(members: Members, by_model: Sequence[Sequence[int]]) -> Group:
     seeds = min(map(len, by_model))
     logits = members.logits("val")
     candidates = [[logits[i] for i in places[:seeds]] for places in by_model]
-    path, _ = forward_selection(candidates, members.labels["val"], len(by_model), repeat=False)
+    labels = members.labels["val"]
+    if len(by_model) <= MAX_EXHAUSTIVE:
+        choices = best_choices(candidates, labels)
+    else:
+        path, _ = forward_selection(candidates, labels, len(by_model), repeat=False)
+        choices = [tuple(path[:k]) for k in range(1, len(path) + 1)]
     subsets = {
-        k: [tuple(by_model[model][r] for model in path[:k]) for r in range(seeds)]
-        for k in range(1, len(path) + 1)
+        len(models): [tuple(by_model[model][r] for model in models) for r in range(seeds)]
+        for models in choices
     }
-    places = sorted({i for subset in subsets[len(path)] for i in subset})
+    places = sorted(i for places in by_model for i in places[:seeds])
     return Group(MIXED, places, subsets, dict.fromkeys(subsets, seeds), chosen=True)
 
 

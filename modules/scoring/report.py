@@ -96,9 +96,9 @@ _MAIN_NOTE = (
 )
 
 _GROUP_NOTE = (
-    f"`{MIXED}` merges one seed of each of K models, the models chosen one after another on "
-    f"validation; its subsets are the seeds. `{SELECTED}` is K members of any model chosen in the "
-    f"same way, one set a size. Neither is chosen by its test score. `{ALL}` is any K members."
+    f"`{MIXED}` merges one seed of each of K models, the models chosen on validation; its subsets "
+    f"are the seeds. `{SELECTED}` is K members of any model, chosen one after another on "
+    f"validation, one set a size. Neither is chosen by its test score. `{ALL}` is any K members."
 )
 
 _POOL_NOTE = (

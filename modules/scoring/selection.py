@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 
@@ -30,14 +31,33 @@ def forward_selection(
     with ThreadPoolExecutor(num_threads()) as threads:
         for count in range(1, size + 1):
             left = [c for c in range(len(candidates)) if repeat or c not in picks]
-            loss_with = partial(_loss_with, sums, count, labels)
-            tried = list(threads.map(loss_with, [candidates[c] for c in left]))
+            extended = [list(zip(sums, candidates[c], strict=True)) for c in left]
+            tried = list(threads.map(partial(_merged_loss, labels, count), extended))
             best = int(np.argmin(tried))
             picks.append(left[best])
             losses.append(tried[best])
             for total, logits in zip(sums, candidates[left[best]], strict=True):
                 total += logits
     return picks, losses
+
+
+def best_choices(
+    candidates: Sequence[Sequence[np.ndarray]], labels: np.ndarray
+) -> list[tuple[int, ...]]:
+    """For each size the candidates that have the lowest merged log loss, of all choices of so many.
+
+    candidates: as in `forward_selection`. C of them are merged in 2^C - 1 ways.
+    """
+    best = []
+    with ThreadPoolExecutor(num_threads()) as threads:
+        for size in range(1, len(candidates) + 1):
+            choices = list(combinations(range(len(candidates)), size))
+            merges = [
+                list(zip(*(candidates[c] for c in choice), strict=True)) for choice in choices
+            ]
+            tried = list(threads.map(partial(_merged_loss, labels, size), merges))
+            best.append(choices[int(np.argmin(tried))])
+    return best
 
 
 def greedy_weights(members: Sequence[np.ndarray], labels: np.ndarray, size: int) -> Floats:
@@ -55,12 +75,14 @@ def greedy_weights(members: Sequence[np.ndarray], labels: np.ndarray, size: int)
     return weights
 
 
-def _loss_with(
-    sums: Sequence[Floats], count: int, labels: np.ndarray, candidate: Sequence[np.ndarray]
+def _merged_loss(
+    labels: np.ndarray, count: int, repetitions: Sequence[Sequence[np.ndarray]]
 ) -> float:
-    """Log loss of the mean of `count` logits, those in `sums` and the candidate's; mean over R."""
+    """Log loss of the mean of `count` logits, given in (partial) sums; mean over repetitions."""
     loss = 0.0
-    for total, logits in zip(sums, candidate, strict=True):
+    for parts in repetitions:
         for rows in row_chunks(len(labels)):
-            loss += float(row_loss(labels[rows], (total[rows] + logits[rows]) / count).sum())
-    return loss / (len(labels) * len(sums))
+            mean: Floats = np.sum([part[rows] for part in parts], axis=0, dtype=np.float64)
+            mean /= count
+            loss += float(row_loss(labels[rows], mean).sum())
+    return loss / (len(labels) * len(repetitions))
