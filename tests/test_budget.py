@@ -20,7 +20,8 @@ from modules.scoring.cost_picture import draw_cost
 from modules.scoring.diversity import diversity_table
 from modules.scoring.groups import make_groups
 from modules.scoring.members import load_members, score_members, score_runs
-from modules.scoring.report_tables import against_base
+from modules.scoring.report import render_report
+from modules.scoring.report_tables import against_base, settings_table
 from modules.scoring.tables import Tables
 from tests.fake_runs import FakeLog
 
@@ -387,13 +388,16 @@ def test_settings_that_an_arm_does_not_share_with_its_base_are_said(tmp_path: Pa
         "deepfm/width:2": {"lr": "0.002 (base 0.001)"},
         "fm/base": {"lr": "0.003, 1.003"},
     }
-    said = "Trained with settings of their own: "
-    (paragraph,) = [p for p in answer(tables).split("\n\n") if p.startswith(said)]
-    assert (
-        paragraph
-        == f"{said}fm/base with lr 0.003, 1.003; deepfm/depth:2 with encoding 01234567, ffffffff "
-        f"(base ffffffff); deepfm/width:2 with lr 0.002 (base 0.001)."
-    )
+    said = "Trained with settings of their own, which the report lists: "
+    assert f"{said}fm base; deepfm depth:2, width:2." in answer(tables).split("\n\n")
+    table = settings_table(tables.about.own_settings)
+    assert table.header == ["arm", "lr", "encoding"]
+    assert table.rows == [
+        ["fm/base", "0.003, 1.003", ""],
+        ["deepfm/depth:2", "", "01234567, ffffffff (base ffffffff)"],
+        ["deepfm/width:2", "0.002 (base 0.001)", ""],
+    ]
+    assert table.render("pipe") in render_report(tables, [])
 
 
 def test_tables_of_before_there_were_own_settings_can_be_read(tables: Tables) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from modules.scoring.budget import BASE, MERGED, best_model
@@ -113,13 +115,14 @@ def _merge_alone(merge: pd.Series, arm: str) -> str:
     return f"At {_merging(merge, arm)}, and {merge['logloss_gain']:+z.5f} nats of log loss {loss}."
 
 
-def _own_settings(arms: dict[str, dict[str, str]]) -> list[str]:
-    """Which arms differ from their base in more than their size, and in what."""
-    said = [
-        f"{arm} with {', '.join(f'{key} {value}' for key, value in settings.items())}"
-        for arm, settings in arms.items()
-    ]
-    return [f"Trained with settings of their own: {'; '.join(said)}."] if said else []
+def _own_settings(arms: Iterable[str]) -> list[str]:
+    """Which arms differ from their base in more than their size."""
+    of_model: dict[str, list[str]] = {}
+    for name in arms:
+        model, _, arm = name.partition("/")
+        of_model.setdefault(model, []).append(arm)
+    said = "; ".join(f"{model} {', '.join(names)}" for model, names in of_model.items())
+    return [f"Trained with settings of their own, which the report lists: {said}."] if said else []
 
 
 def _tally(budget: pd.DataFrame) -> list[str]:

@@ -21,6 +21,7 @@ from modules.scoring.report_tables import (
     gain_table,
     main_table,
     pair_table,
+    settings_table,
 )
 from modules.scoring.tables import Tables
 
@@ -63,6 +64,8 @@ def _sections(tables: Tables) -> list[tuple[Layout, list[str]]]:
         (gain_table(tables.merged), [_subset_note(tables.merged), _GROUP_NOTE, _POOL_NOTE]),
         (cost_table(tables), [_COST_NOTE]),
     ]
+    if tables.about.own_settings:
+        sections.insert(1, (settings_table(tables.about.own_settings), [_SETTINGS_NOTE]))
     if (tables.budget["against"] != BASE).any():
         sections.insert(1, (at_equal_cost(tables), [_EQUAL_COST_NOTE]))
     if len(tables.curve):
@@ -88,6 +91,12 @@ _BUDGET_NOTE = (
 _EQUAL_COST_NOTE = (
     "Positive: the merge is better than the arm, which costs as much to within a quarter."
 )
+
+_SETTINGS_NOTE = (
+    "Empty: the base's value. Several values are those of different seeds; a base is listed where "
+    "its own seeds differ."
+)
+
 _MAIN_NOTE = (
     "The sd is over members; for `all` it includes the differences between models, and its mean "
     "member is that of all models, weak ones included. Pick the member that is best on validation: "

@@ -96,6 +96,13 @@ def at_equal_cost(tables: Tables) -> Layout:
     return Layout("Merging against a bigger model at the nearest equal cost", header, rows)
 
 
+def settings_table(arms: dict[str, dict[str, str]]) -> Layout:
+    """The settings in which arms are not like their base; a row an arm, a column a setting."""
+    names = list(dict.fromkeys(name for settings in arms.values() for name in settings))
+    rows = [[arm, *(settings.get(name, "") for name in names)] for arm, settings in arms.items()]
+    return Layout("Settings in which an arm is not like its base", ["arm", *names], rows)
+
+
 def gain_table(merged: pd.DataFrame) -> Layout:
     """What each size of each group gains in each pool."""
     pools = list(merged["pool"].unique())
