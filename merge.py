@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _merge(flags: argparse.Namespace) -> Tables:
     check_pools(flags.pool)
     members = load_members(flags.runs, flags.dataset, models=flags.models, arm=flags.arm)
+    if members.left_out:
+        names = ", ".join(members.left_out)
+        print(f"left out, as their models have no base members: {names}", file=sys.stderr)
     return make_tables(
         flags.dataset,
         members,

@@ -177,6 +177,16 @@ def test_only_the_asked_arm_is_merged_and_the_others_are_its_rivals(full: Path) 
     assert "width:2" in set(budget["contender"]) and "width:2" in set(budget["against"])
 
 
+def test_runs_that_have_no_base_to_be_compared_with_are_named(home: Path) -> None:
+    for seed in (1, 2):
+        FakeLog().write_run(home / "runs", "fm+lr", seed, arm="joint:2")
+    done = merge(home)
+    assert done.returncode == 0
+    assert done.stderr == "left out, as their models have no base members: fm+lr/joint:2\n"
+    assert "fm+lr" not in (home / "results/avazu/members.csv").read_text()
+    assert merge(home, "--models", "fm,deepfm").stderr == ""  # chosen, so no news
+
+
 def test_every_pool_table_and_picture_on_demand(full: Path) -> None:
     results = full / "results/avazu"
     merged = pd.read_csv(results / "merged.csv")

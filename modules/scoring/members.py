@@ -33,7 +33,7 @@ class Members:
 
     runs: those that are merged, all of one arm. rivals: where that is the base, the other arms of
     the same models, and the joint trainings of several of them, whose model is `a+b`; by model,
-    arm and seed.
+    arm and seed. left_out: model/arm of runs that would be rivals, had their models base members.
     labels: (rows,) uint8 for each scored split. truth: the probability (rows,) that each test
     label was drawn with, where the log was planted.
     """
@@ -42,6 +42,7 @@ class Members:
     labels: dict[str, np.ndarray]
     truth: np.ndarray | None
     rivals: Sequence[Member] = ()
+    left_out: Sequence[str] = ()
 
     def logits(self, split: str) -> list[np.ndarray]:
         """The logits (rows,) float32 of each run, memory-mapped."""
@@ -53,16 +54,16 @@ def load_members(
 ) -> Members:
     """The complete runs of one arm, of all models or of `models` in that order, and their rivals.
 
-    Raises `RunError` where there are none, where they do not predict the same rows of this data
-    set, or where saved predictions cannot be used.
+    What `models` does not name is not listed as left out. Raises `RunError` where there are no
+    such runs, where they do not predict the same rows of this data set, or where saved predictions
+    cannot be used.
     """
     runs = _of_arm(find_members(root, dataset, models), arm, models or ())
     merged = {run.model for run in runs}
-    rivals = [
-        run
-        for run in (find_members(root, dataset) if arm == BASE_ARM else [])
-        if set(run.model.split(MIX)) <= merged and (run.arm != arm or MIX in run.model)
-    ]
+    others = find_members(root, dataset) if arm == BASE_ARM else []
+    others = [run for run in others if run.arm != arm or MIX in run.model]
+    rivals = [run for run in others if set(run.model.split(MIX)) <= merged]
+    left_out = [] if models else [f"{run.model}/{run.arm}" for run in others if run not in rivals]
     hashes = {split: _common_labels([*runs, *rivals], split) for split in SCORED_SPLITS}
     for run in [*runs, *rivals]:
         _check_place(run, root, dataset)
@@ -72,7 +73,7 @@ def load_members(
     for run in [*runs, *rivals]:
         for split in SCORED_SPLITS:
             _check_logits(run, split, len(labels[split]))
-    return Members(runs, labels, truth, rivals)
+    return Members(runs, labels, truth, rivals, list(dict.fromkeys(left_out)))
 
 
 def score_members(members: Members) -> pd.DataFrame:
