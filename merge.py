@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RunError, MetricError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         if not flags.tables:
             raise
         print(f"error: {flags.tables}: {error!r}; {TABLES_NEEDED}", file=sys.stderr)
@@ -108,10 +108,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

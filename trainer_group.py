@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from modules.cli import add_shared_arguments, parse_seeds
-from modules.config import Arm, RunConfig, resolve
+from modules.config import Arm, ConfigError, RunConfig, resolve
 from modules.group import (
     USER_ERRORS,
     Planned,
@@ -91,6 +91,12 @@ def _configs(args: argparse.Namespace) -> list[RunConfig]:
     """The grid models x arms x seeds, in this order, soups last of a model; then the mixes."""
     models = args.models or ([] if args.joint else list(MODELS))
     arms = sorted(args.arms, key=lambda arm: arm.startswith("soup:"))  # need the base
+    for mix in args.joint:
+        if "+" not in mix:
+            raise ConfigError(
+                f"--joint {mix}: a mix names two modules at least, as {mix}+{mix}; for one "
+                f"architecture alone there is --arms joint:2"
+            )
     grid = [(model, arm) for model in models for arm in arms]
     configs = []
     for model, arm in [*grid, *((mix, "base") for mix in args.joint)]:

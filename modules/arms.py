@@ -58,6 +58,11 @@ def build_parts(config: RunConfig, num_fields: int) -> list[Part]:
         return list(config.mix)
     if arm.kind == "multi":
         check_has_hidden_layer(config.model)
+        if not config.model_settings[UNITS]:
+            raise ConfigError(
+                f"{config.arm}: embedding sets meet in the first hidden layer, but {UNITS} is "
+                f"empty; give it one, as --set {UNITS}=64, or use joint:{arm.k:g}"
+            )
     if arm.kind in ("joint", "multi"):
         return [config.part] * int(arm.k)
     if arm.kind in ("width", "depth"):
@@ -144,7 +149,8 @@ def deepen(part: Part, k: float, num_fields: int) -> Part:
     if achieved < (1 + k) / 2:
         raise ConfigError(
             f"depth:{k:g}: whole layers of model '{part.model}' allow {achieved:.2f} times its "
-            f"multiply-adds, or {next_one:.2f} times; choose depth:{next_one:.1f}, or width:{k:g}"
+            f"multiply-adds, or {next_one:.2f} times; choose depth:{round(next_one, 1):g}, or "
+            f"width:{k:g}"
         )
     return best
 

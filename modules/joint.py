@@ -164,9 +164,7 @@ class MergingMLP(nn.Module):
     def __init__(self, mlps: Sequence[nn.Module]) -> None:
         super().__init__()
         layers = [list(mlp.children()) for mlp in mlps]
-        first = next((i + 1 for i, layer in enumerate(layers[0]) if isinstance(layer, nn.ReLU)), 0)
-        if first == 0:
-            raise ConfigError("multi: hidden_units names no layer in which the sets could meet")
+        first = next(i + 1 for i, layer in enumerate(layers[0]) if isinstance(layer, nn.ReLU))
         self.first = nn.ModuleList(_mlp_of(own[:first]) for own in layers)
         self.rest = _mlp_of(layers[0][first:])
 

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from modules.models import MODELS
 from modules.runs import RunError
-from modules.scoring.budget import BASE, MERGED
+from modules.scoring.budget import MERGED
+from modules.scoring.members import BASE
 from modules.scoring.tables import read_tables
 
 METRICS = {"auc": "AUC", "logloss": "log loss"}
@@ -71,8 +72,9 @@ def findings_tables(budget: pd.DataFrame) -> Iterator[str]:
         yield _markdown(
             [f"merged, ahead in {title} of", *names],
             (
-                [f"{arm}, by {rows['k'].iloc[0]}", *_cells(rows, models, _ahead(metric))]
-                for arm, rows in _in_order(comparisons, "against")
+                [f"{arm}, by {k}", *_cells(rows, models, _ahead(metric))]
+                for arm, of_arm in _in_order(comparisons, "against")
+                for k, rows in of_arm.groupby("k")
             ),
         )
 
@@ -84,15 +86,15 @@ def _comparisons(budget: pd.DataFrame) -> pd.DataFrame:
 
 
 def _titled(of_base: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Base, arms and the merges of 2, 4 and 5, each with its rows."""
+    """Base, arms and the merges of 2, of 4 and of all, each with its rows."""
     arms = of_base[of_base["contender"] != MERGED]
     for arm, rows in _in_order(arms, "contender"):
-        note = {"soup": " (of five seeds)", "soup-late": " (of one run)"}.get(arm.split(":")[0], "")
-        yield arm + note, rows
-    for k in (2, 4, 5):
-        merged = of_base[(of_base["contender"] == MERGED) & (of_base["k"] == k)]
-        if len(merged):
-            yield f"{k} merged", merged
+        kind, _, k = arm.partition(":")
+        yield arm + {"soup": f" (of {k} seeds)", "soup-late": " (of one run)"}.get(kind, ""), rows
+    merged = of_base[of_base["contender"] == MERGED]
+    for size in dict.fromkeys((2, 4, merged["k"].max())):
+        if (merged["k"] == size).any():
+            yield f"{size} merged", merged[merged["k"] == size]
 
 
 def _in_order(rows: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -122,8 +124,7 @@ def _score(row: pd.Series) -> str:
 def _ahead(metric: str) -> Any:
     def text(row: pd.Series) -> str:
         gain, low, high = (row[f"{metric}_{part}"] for part in ("gain", "low", "high"))
-        # A zero from below is a zero.
-        figures = f"{gain:.5f} [{low:.5f}, {high:.5f}]".replace("-0.00000", "0.00000")
+        figures = f"{gain:z.5f} [{low:z.5f}, {high:z.5f}]"
         return figures if row[f"{metric}_verdict"] == "noise" else f"**{figures}**"
 
     return text

@@ -27,6 +27,7 @@ from modules.config import RunConfig
 from modules.group import USER_ERRORS
 from modules.names import split_names
 from modules.runs import Member, RunError, find_members, read_settings
+from modules.scoring.members import MIX
 from modules.scoring.metrics import auc, logloss, sigmoids
 from modules.scoring.pools import probability_mean
 from modules.training import Streams, build_placed_network, predict_logits, resolve_device
@@ -93,6 +94,9 @@ def _members_of(
         unknown = f"{len(members) - len(known)} of {len(members)} members"
         print(f"left out: {unknown}, trained with other ids")
     chosen = [member for member in known if member.arm == arm]
+    plain = [member for member in chosen if MIX not in member.model]
+    if plain and not models:  # as merge.py, which merges no models that were trained as one
+        chosen = plain
     missing = set(models) - {member.model for member in chosen}
     if missing or not chosen:
         of = f" of {', '.join(sorted(missing))}" if missing else ""

@@ -45,6 +45,7 @@ from modules.cli import add_shared_arguments
 from modules.config import Arm, ConfigError, RunConfig, resolve, setting_differences, with_defaults
 from modules.group import USER_ERRORS
 from modules.models import model_settings, unknown_name
+from modules.names import split_names
 from modules.runs import RunError
 from modules.scoring.metrics import auc, logloss
 from modules.training import fit_member, resolve_device
@@ -151,8 +152,8 @@ def first_trials(task: Task) -> list[dict[str, Any]]:
     own_order = {**as_configured, "vary": "init+order"}
     noisier = {
         **own_order,
-        "lr": min(5 * training.lr, HIGHEST_LR[False]),
-        "batch_size": 512,
+        "lr": max(training.lr, min(5 * training.lr, HIGHEST_LR[False])),
+        "batch_size": min(512, training.batch_size),
         "epochs": 1,
     }
     return [
@@ -272,7 +273,7 @@ def _task(args: argparse.Namespace) -> Task:
     )
     build_parts(config, schema.num_fields)  # a model may not grow that way: said before a trial
     known = [key for key in SEARCHED if key != "dropout" or key in model_settings(args.model)]
-    asked = args.search.split(",") if args.search else known
+    asked = args.search or known
     for key in asked:
         if key not in known:
             raise ConfigError(f"--search: {unknown_name('setting', key, known)}")
@@ -376,11 +377,9 @@ def _describe(trial: optuna.trial.FrozenTrial) -> str:
         for key, value in trial.params.items()
     )
     figures = trial.user_attrs
-    scores = (
+    scores = figures.get(FAILURE) or (
         f"merged {figures['merged_logloss']:.5f} (AUC {figures['merged_auc']:.5f}), "
         f"member {figures['member_logloss']:.5f}, {figures['seconds']:.0f} s"
-        if "seconds" in figures
-        else figures.get(FAILURE, "no member")
     )
     return f"trial {trial.number} {trial.state.name.lower()}: {scores}; {settings}"
 
@@ -390,7 +389,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True)
     parser.add_argument("--arm", default="base", help="base, width:2, depth:2, joint:2, multi:2")
     parser.add_argument("--objective", choices=OBJECTIVES, default="merged")
-    parser.add_argument("--search", metavar="A,B", help=f"default: {','.join(SEARCHED)}")
+    parser.add_argument(
+        "--search", type=split_names, metavar="A,B", help=f"default: {','.join(SEARCHED)}"
+    )
     parser.add_argument("--members", type=int, default=3, help="trained in every trial")
     parser.add_argument("--trials", type=int, default=30, help="in all, earlier ones included")
     parser.add_argument(

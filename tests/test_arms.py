@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,13 @@ def test_models_that_cannot_grow_say_what_to_do() -> None:
         build_parts(config("autoint", "depth:2", *attention_alone), FIELDS)
     with pytest.raises(ConfigError, match=r"nearest that whole widths allow .* is \d\.\d\d times"):
         widen(Part("fm", 1, {"first_order": False}), 1.4, FIELDS)
-    with pytest.raises(
-        ConfigError, match=r"allow 1\.\d\d times .*choose depth:\d+\.\d, or width:2"
-    ):
-        build_parts(config("xdeepfm", "depth:2", "cin_units=64", "hidden_units=8"), FIELDS)
+    shallow = ("cin_units=64", "hidden_units=8")
+    with pytest.raises(ConfigError, match=r"allow 1\.\d\d times .*, or width:2") as refused:
+        build_parts(config("xdeepfm", "depth:2", *shallow), FIELDS)
+    (instead,) = re.findall(r"choose (depth:[\d.]+),", str(refused.value))
+    assert build_parts(config("xdeepfm", instead, *shallow), FIELDS)
+    with pytest.raises(ConfigError, match=r"hidden_units is empty; .* or use joint:2"):
+        build_parts(config("dcn", "multi:2", "hidden_units=[]"), FIELDS)
 
 
 def test_heads_go_on_sharing_out_the_widths() -> None:

@@ -22,6 +22,7 @@ from modules.scoring.groups import make_groups
 from modules.scoring.members import load_members, score_members, score_runs
 from modules.scoring.report import render_report
 from modules.scoring.report_tables import against_base, settings_table
+from modules.scoring.settings import own_settings
 from modules.scoring.tables import Tables
 from tests.fake_runs import FakeLog
 
@@ -179,6 +180,20 @@ def test_a_mix_is_compared_with_its_mean_module_whatever_the_seeds(tmp_path: Pat
     assert line(tables, "deepfm+lr", "joint:2", 1)["factor"] == 2.0
 
 
+def test_a_mix_of_one_model_twice_meets_pairs_of_its_members(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "fm", seed, macs=100)
+        log.write_run(tmp_path, "fm+fm", seed, arm="joint:2", macs=200)
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    assert line(tables, "fm+fm", "base", 1)["runs"] == 3
+    pair, alone = (line(tables, group, "merged", 2) for group in ("fm+fm", "fm"))
+    assert pair["test_auc"] == pytest.approx(alone["test_auc"], abs=1e-12)
+    assert line(tables, "fm+fm", "merged", 2, "joint:2")["factor"] == 2.0
+    merges = tables.budget.query("group == 'fm+fm' and contender == 'merged'")
+    assert set(merges["k"]) == {2}  # four would need a fourth seed
+
+
 def test_a_joint_training_of_two_models_meets_their_pairs(root: Path, tables: Tables) -> None:
     base = line(tables, "deepfm+fm", "base", 1)
     assert base["macs_per_row"] == 550 and base["runs"] == 6
@@ -270,6 +285,38 @@ def test_the_answer_names_the_arm_that_is_merged(tmp_path: Path) -> None:
     assert "At 3.0x the joint:2's multiply-adds: merging 3 x deepfm gains " in text
     assert " over joint:2, and " in text
     assert "base" not in text
+
+
+def test_another_arm_of_several_models_is_not_called_the_base(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        for model in ("deepfm", "fm"):
+            log.write_run(tmp_path, model, seed, arm="joint:2")
+    members = load_members(tmp_path, "avazu", arm="joint:2")
+    tables = make_tables("avazu", members, pools=["logit"], max_subsets=4)
+    assert "against the joint:2 of " in answer(tables)
+    table = against_base(tables)
+    assert table.title == "Arms and merges at their cost, against the joint:2 (test split)"
+    assert table.rows[0][1] == "joint:2"
+    (panel, *_) = draw_cost(tables.about, tables.budget, "auc").axes
+    assert "joint:2, mean member" in panel.get_legend_handles_labels()[1]
+    said = [
+        answer(tables),
+        table.title,
+        *table.header,
+        *(cell for row in table.rows for cell in row),
+    ]
+    assert "base" not in " ".join(said)
+
+
+def test_the_noise_is_unknown_where_the_base_alone_has_one_seed(tmp_path: Path) -> None:
+    log = FakeLog()
+    log.write_run(tmp_path, "deepfm", 1)
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed, arm="width:2", macs=2000)
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    assert line(tables, "deepfm", "width:2", 1)["auc_noise"] > 0
+    assert "the base has one seed, so that the noise of its seeds is unknown" in answer(tables)
 
 
 def test_the_answer_follows_the_tables(tables: Tables) -> None:
@@ -398,6 +445,15 @@ def test_settings_that_an_arm_does_not_share_with_its_base_are_said(tmp_path: Pa
         ["deepfm/width:2", "0.002 (base 0.001)", ""],
     ]
     assert table.render("pipe") in render_report(tables, [])
+
+
+def test_the_order_of_seeds_makes_no_settings_of_ones_own(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed, lr in ((1, 1e-3), (2, 2e-3)):
+        log.write_run(tmp_path, "deepfm", seed, settings={"lr": lr})
+        log.write_run(tmp_path, "deepfm", seed, arm="width:2", settings={"lr": 3e-3 - lr})
+    own = own_settings(load_members(tmp_path, "avazu"))
+    assert own == {"deepfm/base": {"lr": "0.001, 0.002"}}
 
 
 def test_tables_of_before_there_were_own_settings_can_be_read(tables: Tables) -> None:

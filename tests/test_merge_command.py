@@ -264,6 +264,20 @@ def test_from_says_which_table_is_missing(
     assert {file.name for file in tmp_path.iterdir()} == set(TABLES) - {name}
 
 
+@pytest.mark.parametrize("name", ["members.csv", "merged.csv", "curve.csv"])
+def test_from_says_that_a_table_holds_no_number(
+    plain: tuple[Path, str], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for table in TABLES:
+        shutil.copy(plain[0] / "results/avazu" / table, tmp_path)
+    frame = pd.read_csv(tmp_path / name, dtype=str)
+    for column in frame.columns[3:]:
+        frame.loc[0, column] = "much"
+    frame.to_csv(tmp_path / name, index=False)
+    assert command.main(["--from", str(tmp_path)]) == 1
+    assert "merge.py --dataset" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("lines", [0, 1])
 @pytest.mark.parametrize("name", ["members.csv", "merged.csv", "budget.csv"])
 def test_from_says_that_a_table_is_not_whole(
@@ -304,11 +318,15 @@ def test_one_seed_a_model_leaves_the_noise_unknown(tmp_path: Path) -> None:
     done = merge(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "all 2 members of 2 models" in done.stdout
-    assert "the noise of seeds is unknown" in done.stdout
+    assert "the noise of its seeds is unknown" in done.stdout
 
 
 def add_wider_fm(home: Path) -> None:
     FakeLog().write_run(home / "runs", "fm", 1, arm="width:2", macs=200)
+
+
+def add_mix(home: Path) -> None:
+    FakeLog().write_run(home / "runs", "fm+deepfm", 1, arm="joint:2")
 
 
 def copy_run_of_other_data(home: Path) -> None:
@@ -351,14 +369,15 @@ def truncate(home: Path) -> None:
             (),
             ["test.npy", "float64", "500"],
         ),
-        (lambda home: change_predictions(home, poison), (), ["test.npy", "row 17", "nan"]),
+        (lambda home: change_predictions(home, poison), (), ["test.npy", "row 17", "nan", "move"]),
         (lambda home: change_predictions(home, lambda z: -z), (), ["fm/base/seed-2", "reported"]),
         (lose_settings, (), ["seed-2/config.yaml", "not a run's settings", "train it again"]),
         (truncate, (), ["seed-2/val.npy", "train it again"]),
         (lambda home: shutil.rmtree(home / "runs/avazu/labels"), (), ["labels", "again"]),
         (lambda home: shutil.rmtree(home / "runs/avazu"), (), ["no trained member", "trainer"]),
         (lambda _: None, ("--models", "fm,dcn"), ["'dcn'", "deepfm, fm"]),
-        (lambda _: None, ("--arm", "depth:2"), ["'depth:2'", "deepfm/base, fm/base"]),
+        (lambda _: None, ("--arm", "depth:2"), ["'depth:2'", "deepfm/base, fm/base; train it"]),
+        (add_mix, ("--arm", "joint:2"), ["fm+deepfm/joint:2", "(+: trained as one"]),
         (add_wider_fm, ("--arm", "width:2", "--models", "fm,deepfm"), ["of deepfm in arm"]),
         (lambda _: None, ("--pool", "prob,median"), ["'median'", "prob, logit"]),
     ],

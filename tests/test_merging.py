@@ -19,6 +19,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from modules.runs import RunError
 from modules.scoring import groups, merging, metrics
 from modules.scoring.groups import balanced_subsets, choose_subsets, make_groups
+from modules.scoring.layout import short
 from modules.scoring.members import Members, load_members, score_members
 from modules.scoring.merging import ambiguity, merge_members, score_merged
 from modules.scoring.metrics import auc, logloss, softplus
@@ -31,6 +32,7 @@ from modules.scoring.pools import (
     main_pool,
     rank_sum,
 )
+from modules.scoring.report_tables import gain_table
 from modules.scoring.selection import best_choices, forward_selection, greedy_weights
 from tests.fake_runs import FakeLog
 
@@ -252,13 +254,43 @@ def test_a_broken_identity_stops_the_merge(tmp_path: Path) -> None:
         merge_all(members, ["prob"], 10, scores)
 
 
-def test_the_identity_holds_and_explains_the_gain_in_every_logit_pool(tmp_path: Path) -> None:
+def test_the_ambiguity_is_all_that_the_logit_mean_gains(tmp_path: Path) -> None:
+    merged = merge_all(make_members(tmp_path, {"deepfm": 3, "fm": 2}), ["logit"], 10)
+    np.testing.assert_allclose(merged["ambiguity"], merged["logloss_gain"], atol=1e-9)
+    np.testing.assert_allclose(merged[merged["k"] > 1]["explained"], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["weighted", "greedy"])
+def test_pools_that_prefer_members_gain_over_the_plain_mean_member(
+    tmp_path: Path, pool: str
+) -> None:
     members = make_members(tmp_path, {"deepfm": 3, "fm": 2})
-    merged = merge_all(members, list(POOLS), 10)
-    logits = merged[merged["pool"].isin(["logit", "weighted", "greedy"])]
-    np.testing.assert_allclose(logits["ambiguity"], logits["logloss_gain"], atol=1e-9)
-    gained = logits[logits["members_used"] > 1]
-    np.testing.assert_allclose(gained["explained"], 1.0, atol=1e-5)
+    scores = score_members(members)
+    merged = merge_all(members, [pool], 10).query("group == 'all' and k == 5").iloc[0]
+    assert merged["member_auc"] == pytest.approx(scores["test_auc"].mean(), abs=1e-12)
+    assert merged["member_logloss"] == pytest.approx(scores["test_logloss"].mean(), abs=1e-12)
+    gain = merged["member_logloss"] - merged["test_logloss"]
+    assert merged["logloss_gain"] == pytest.approx(gain, abs=1e-12)
+    assert merged["ambiguity"] != pytest.approx(gain, rel=0.01)  # some count more than others
+    assert merged["explained"] == pytest.approx(merged["ambiguity"] / gain, abs=1e-9)
+
+
+def test_subsets_are_counted_by_a_pool_that_takes_all(tmp_path: Path) -> None:
+    merged = merge_all(make_members(tmp_path, {"fm": 4}), ["greedy", "prob"], 3)
+    counted = [row[2] for row in gain_table(merged).rows]
+    assert counted == ["3 of 4", "3 of 6", "3 of 4", "1 of 1"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "999"), (1000, "1k"), (194_584, "195k"), (999_600, "1M"), (999_950_000, "1G")],
+)
+def test_short_counts(count: float, text: str) -> None:
+    assert short(count) == text
+
+
+def test_a_rank_mean_has_an_auc_only(tmp_path: Path) -> None:
+    merged = merge_all(make_members(tmp_path, {"deepfm": 3, "fm": 2}), list(POOLS), 10)
     assert merged.loc[merged["pool"] == "rank", "test_logloss"].isna().all()
     assert merged.loc[merged["pool"] == "rank", "test_auc"].notna().all()
 

@@ -61,6 +61,19 @@ def test_members_score_as_they_did_after_training(
     np.testing.assert_allclose(scores["merged"], before.mean(axis=0), atol=1e-6)
 
 
+def test_models_trained_as_one_are_no_members_beside_others(
+    encoded: Path, runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    group = ["--dataset", "avazu", "--data", str(encoded), "--runs", str(tmp_path / "runs")]
+    group += ["--seeds", "1,", "--set", *SETTINGS]
+    assert trainer_group.main([*group, "--models", "deepfm", "--arms", "joint:2"]) == 0
+    chosen = ["merged", "deepfm/joint:2/seed-1"]
+    assert list(scored(tmp_path / "runs", encoded, "--arm", "joint:2")) == chosen
+    named = scored(tmp_path / "runs", encoded, "--arm", "joint:2", "--models", "fnn+deepfm")
+    assert list(named) == ["merged", *(f"fnn+deepfm/joint:2/seed-{n}" for n in (2021, 2022))]
+
+
 def test_rows_that_come_later_get_the_scores_that_they_had(
     project: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from data import loader
 from data.loader import read_labels
 from data.schema import Rows, Schema, read_schema
 from modules import config as configuration
-from modules.config import resolve
+from modules.config import RunConfig, resolve
+from modules.runs import RunError
 from modules.scoring.metrics import logloss
 from modules.training import fit_member
 
@@ -134,7 +136,7 @@ def test_the_trial_in_which_a_search_was_stopped_is_made_up_for(
     found = [line for line in lines if line.startswith("trial")]
     assert [line.split()[1] for line in found] == ["1", "2", "3", "4", "5"]
     as_configured = [" vary=init " in line and line.endswith(" lr=0.01") for line in found]
-    assert as_configured[:4] == [False, False, False, True]
+    assert as_configured[:3] == [False, False, True]  # behind the two others that were queued
     assert "5 trials of up to 2 members" in lines[-2]
 
 
@@ -148,6 +150,21 @@ def test_a_trial_that_fails_counts_and_says_why(
     assert "no trial was completed" in captured.err
     assert search.main([*command(*flags), "lr=1e30"]) == 1
     assert "trial 1" not in capsys.readouterr().out
+
+
+def test_a_trial_whose_second_member_fails_says_why(
+    search: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = search.fit_member
+
+    def fail_second(config: RunConfig, *arguments: Any) -> Any:
+        if config.seed == 2022:
+            raise RunError("deepfm seed 2022: the disk is full")
+        return train(config, *arguments)
+
+    monkeypatch.setattr(search, "fit_member", fail_second)
+    assert search.main(command("--members", "2", "--trials", "1", "--search", "vary")) == 1
+    assert "trial 0 fail: deepfm seed 2022: the disk is full" in capsys.readouterr().out
 
 
 def test_a_profile_of_ones_own_is_not_overwritten(

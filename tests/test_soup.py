@@ -280,5 +280,7 @@ def test_the_commands_train_arms_and_a_mix(project: Path, tmp_path: Path) -> Non
     grid = itertools.product(("fm+fnn/joint:2", "fnn/base", "fnn/width:2"), (2021, 2022, 2023))
     assert found == {"fnn/soup:2/seed-2021", *(f"{place}/seed-{seed}" for place, seed in grid)}
     assert run_command(*group, *arms, *settings, cwd=tmp_path).count("(was complete)") == 10
+    alone = run_command(*group, "--joint", "fm:3", *settings, cwd=tmp_path, code=1)
+    assert "--joint fm:3: a mix names two modules at least" in alone
     few = run_command(*group, "--arms", "soup:2", "--seeds", "1,3", *settings, cwd=tmp_path, code=1)
     assert "averages 2 members of consecutive seeds, and --seeds gives 1, 3" in few

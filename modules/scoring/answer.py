@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from modules.scoring.budget import BASE, MERGED, best_model
+from modules.scoring.budget import MERGED, best_model
 from modules.scoring.groups import ALL, SELECTED
 from modules.scoring.layout import interval, short
+from modules.scoring.members import BASE
 from modules.scoring.tables import Tables
 
 OWN_COST = 1.05  # an arm that costs up to so much of its base is no bigger model
@@ -20,8 +21,7 @@ def answer(tables: Tables) -> str:
     Nothing is chosen by its test score. A gain is within the noise where its interval contains 0
     or where it is not above the sd of single runs over seeds.
     """
-    scores = tables.members[tables.members["arm"] == tables.about.arm]
-    scores = scores[scores["model"].isin(list(tables.about.seeds))]
+    scores = tables.merged_members()
     model = best_model(scores)
     rows = tables.budget[tables.budget["group"] == model]
     against_base = rows[rows["against"] == BASE]
@@ -156,8 +156,8 @@ def _several_models(tables: Tables, scores: pd.DataFrame) -> list[str]:
         pick = chosen.iloc[-1]
         gain = _gain(pick, "gain", "lose")
         said.append(f"{pick['k']} members chosen on validation ({_cost(pick, macs)}) {gain}")
-    base = rows.iloc[0]["base_model"]
-    return [f"Merging several models, against the base of {base}: {'; '.join(said)}."]
+    base, arm = rows.iloc[0]["base_model"], tables.about.arm
+    return [f"Merging several models, against the {arm} of {base}: {'; '.join(said)}."]
 
 
 def _cost(merge: pd.Series, macs: pd.Series) -> str:
@@ -168,7 +168,7 @@ def _cost(merge: pd.Series, macs: pd.Series) -> str:
 
 def _noise_note(noise: float) -> str:
     if pd.isna(noise):
-        over_seeds = "there is one seed a model, so that the noise of seeds is unknown"
+        over_seeds = "the base has one seed, so that the noise of its seeds is unknown"
     else:
         over_seeds = f"single members vary by sd {noise:.5f} over seeds"
     return (

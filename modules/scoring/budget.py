@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,9 @@ import pandas as pd
 
 from modules.runs import Member
 from modules.scoring.groups import ALL, MIXED, SELECTED, Group, balanced_subsets, places_by_model
-from modules.scoring.members import MIX, Members
+from modules.scoring.members import BASE, MIX, Members
 from modules.scoring.merging import merge_subset
-from modules.scoring.metrics import Floats
+from modules.scoring.metrics import sample_sd
 from modules.scoring.significance import (
     Profile,
     auc_difference,
@@ -21,7 +22,7 @@ from modules.scoring.significance import (
     profile,
 )
 
-BASE, MERGED = "base", "merged"
+MERGED = "merged"
 SAME_COST = 1.25  # an arm and a merge whose multiply-adds differ by more are not compared
 MAX_PROFILES = 10  # of one size behind an interval: all of them up to five seeds
 COSTS = (
@@ -117,9 +118,11 @@ def _families(
         yield Family(model, model, places, merges)
     mixes = rival_scores["model"].unique() if len(rival_scores) else []
     for mix in [name for name in mixes if MIX in name]:
-        parts = [by_model[model] for model in mix.split(MIX)]
-        base = [i for places in parts for i in places[: min(map(len, parts))]]  # as in the merges
-        yield Family(mix, mix, base, _rounds(parts))
+        counts = Counter(mix.split(MIX))
+        parts = [(by_model[model], count) for model, count in counts.items()]
+        seeds = min(len(places) for places, _ in parts)
+        base = [i for places, _ in parts for i in places[:seeds]]  # as in the merges
+        yield Family(mix, mix, base, _rounds(parts, seeds))
     named = {group.name: group for group in groups}
     if ALL in named:
         best = best_model(scores)
@@ -133,18 +136,26 @@ def _families(
         yield Family(ALL, best, by_model[best], {**chosen, **everything})
 
 
-def _rounds(parts: Sequence[Sequence[int]]) -> dict[tuple[str, int], list[tuple[int, ...]]]:
-    """As many seeds of every part, a round starting at each seed."""
-    seeds = min(map(len, parts))
-    return {
-        (MERGED, each * len(parts)): sorted(
-            {
-                tuple(sorted(places[(r + i) % seeds] for places in parts for i in range(each)))
-                for r in range(seeds)
-            }
-        )
-        for each in range(1, seeds + 1)
-    }
+def _rounds(
+    parts: Sequence[tuple[Sequence[int], int]], seeds: int
+) -> dict[tuple[str, int], list[tuple[int, ...]]]:
+    """The mix once, twice ... from members: a round of other seeds of each starting at each seed.
+
+    parts: the places of each model's members, and how often the mix has that model.
+    """
+    largest = max(count for _, count in parts)
+    rounds = {}
+    for each in range(1, seeds // largest + 1):
+        subsets = {
+            tuple(
+                sorted(
+                    places[(r + i) % seeds] for places, count in parts for i in range(each * count)
+                )
+            )
+            for r in range(seeds)
+        }
+        rounds[MERGED, each * sum(count for _, count in parts)] = sorted(subsets)
+    return rounds
 
 
 def _compare(
@@ -249,9 +260,9 @@ def _row(family: Family, one: Contender, other: Contender, base_macs: float) -> 
         "against_factor": other.cost["macs_per_row"] / base_macs,
         **one.cost,
         "test_auc": one.profile.aucs.mean(),
-        "test_auc_sd": _sd(one.profile.aucs),
+        "test_auc_sd": sample_sd(one.profile.aucs),
         "test_logloss": one.profile.loglosses.mean(),
-        "test_logloss_sd": _sd(one.profile.loglosses),
+        "test_logloss_sd": sample_sd(one.profile.loglosses),
         "auc_gain": auc.value,
         "auc_low": auc.low,
         "auc_high": auc.high,
@@ -263,7 +274,3 @@ def _row(family: Family, one: Contender, other: Contender, base_macs: float) -> 
         "logloss_noise": noise["logloss"],
         "logloss_verdict": verdict(logloss.value, logloss.low, logloss.high, noise["logloss"]),
     }
-
-
-def _sd(values: Floats) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")

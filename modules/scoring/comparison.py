@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from modules.scoring.about import About
-from modules.scoring.budget import BASE, MERGED, budget_table
+from modules.scoring.budget import MERGED, budget_table
 from modules.scoring.calibration import calibration_table
 from modules.scoring.curve import curve_table
 from modules.scoring.diversity import diversity_table
 from modules.scoring.groups import ALL, make_groups
-from modules.scoring.members import Members, score_members, score_runs
+from modules.scoring.members import BASE, Members, score_members, score_runs
 from modules.scoring.merging import merge_members
 from modules.scoring.pools import main_pool
 from modules.scoring.tables import Tables

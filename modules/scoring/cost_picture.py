@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from modules.scoring.about import About
-from modules.scoring.budget import BASE, MERGED
+from modules.scoring.budget import MERGED
 from modules.scoring.groups import ALL, MIXED, SELECTED
 from modules.scoring.layout import short
+from modules.scoring.members import BASE
 from modules.scoring.panels import (
     BLUE,
     GREEN,
@@ -54,31 +55,31 @@ def draw_cost(about: About, budget: pd.DataFrame, metric: str) -> Figure:
         base = rows[rows["contender"] == BASE].iloc[0]
         _scale_by_factor(panel, rows["factor"])
         _scale_by_score(panel, rows, metric)
-        _draw_base(panel, base[f"test_{metric}"], base[f"{metric}_noise"])
+        _draw_base(panel, about.arm, base[f"test_{metric}"], base[f"{metric}_noise"])
         for contender in MERGES:
             _draw_merges(panel, rows[rows["contender"] == contender], contender, metric)
-        shown = rows[f"test_{metric}"].between(*panel.get_ylim())
-        _draw_arms(panel, rows[shown & ~rows["contender"].isin([BASE, *MERGES])], metric)
         scores = list(zip(rows["contender"], rows[f"test_{metric}"], strict=True))
         if about.best is not None:
             scores.append(("best possible", getattr(about.best, metric)))
             _draw_best(panel, scores[-1][1])
+        shown = rows[f"test_{metric}"].between(*panel.get_ylim())
+        _draw_arms(panel, rows[shown & ~rows["contender"].isin([BASE, *MERGES])], metric)
         _note_outside(panel, scores)
         title = f"several models, against {base['base_model']}" if group == ALL else group
         panel.set_title(f"{title}\n1x = {short(base['macs_per_row'])} multiply-adds", fontsize=9)
-    label_axes(panels, "multiply-adds a row, base = 1x", f"test {name}")
+    label_axes(panels, f"multiply-adds a row, {about.arm} = 1x", f"test {name}")
     finish(
         figure,
         panels,
         f"Where an inference budget goes on the {about.log}: test {name}",
-        f"Merges: {POOLS[about.pool].title}. Bars: 95 % interval of the difference to the base on "
-        f"these rows.",
+        f"Merges: {POOLS[about.pool].title}. Bars: 95 % interval of the difference to the "
+        f"{about.arm} on these rows.",
     )
     return figure
 
 
-def _draw_base(panel: Axes, value: float, noise: float) -> None:
-    panel.axhline(value, color="0.35", linestyle="--", linewidth=1, label="base, mean member")
+def _draw_base(panel: Axes, arm: str, value: float, noise: float) -> None:
+    panel.axhline(value, color="0.35", linestyle="--", linewidth=1, label=f"{arm}, mean member")
     if not math.isnan(noise):
         panel.axhspan(
             value - noise, value + noise, color="0.9", zorder=0, label="its sd over seeds"
@@ -126,8 +127,12 @@ def _draw_arms(panel: Axes, rows: pd.DataFrame, metric: str) -> None:
 
 
 def _bars(rows: pd.DataFrame, metric: str) -> np.ndarray:
-    half = (rows[f"{metric}_high"] - rows[f"{metric}_low"]) / 2
+    half = _half_interval(rows, metric)
     return np.vstack([half, half])
+
+
+def _half_interval(rows: pd.DataFrame, metric: str) -> pd.Series:
+    return (rows[f"{metric}_high"] - rows[f"{metric}_low"]) / 2
 
 
 def _scale_by_factor(panel: Axes, factors: pd.Series) -> None:
@@ -148,9 +153,8 @@ def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> None:
 
     An arm that fails, as averaged weights of independent seeds do, would squeeze all others.
     """
-    bars = (rows[f"{metric}_high"] - rows[f"{metric}_low"]) / 2
     noise = rows[f"{metric}_noise"].fillna(0.0)
-    half = bars.where(rows["contender"] != BASE, noise)
+    half = _half_interval(rows, metric).where(rows["contender"] != BASE, noise)
     score = rows[f"test_{metric}"]
     central = rows["contender"].isin([BASE, *MERGES])
     low, high = (score - half)[central].min(), (score + half)[central].max()

@@ -43,6 +43,7 @@ def interval(low: float, high: float) -> str:
 
 def short(count: float) -> str:
     """A short count, 194584 as "195k"."""
+    count = float(f"{count:.3g}")
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g}{unit}"

@@ -21,7 +21,7 @@ from modules.runs import (
 )
 from modules.scoring.metrics import MetricError, auc, logloss
 
-BASE_ARM = "base"
+BASE = "base"
 MIX = "+"  # joins the names of models that were trained as one
 MAX_LOGIT = 700.0  # exp of more leaves float64: a probability that cannot be averaged
 REPORTED_TOLERANCE = 1e-6  # between a run's reported metrics and those of its saved logits
@@ -50,7 +50,7 @@ class Members:
 
 
 def load_members(
-    root: Path, dataset: str, *, models: Sequence[str] | None = None, arm: str = "base"
+    root: Path, dataset: str, *, models: Sequence[str] | None = None, arm: str = BASE
 ) -> Members:
     """The complete runs of one arm, of all models or of `models` in that order, and their rivals.
 
@@ -60,7 +60,7 @@ def load_members(
     """
     runs = _of_arm(find_members(root, dataset, models), arm, models or ())
     merged = {run.model for run in runs}
-    others = find_members(root, dataset) if arm == BASE_ARM else []
+    others = find_members(root, dataset) if arm == BASE else []
     others = [run for run in others if run.arm != arm or MIX in run.model]
     rivals = [run for run in others if set(run.model.split(MIX)) <= merged]
     left_out = [] if models else [f"{run.model}/{run.arm}" for run in others if run not in rivals]
@@ -134,7 +134,12 @@ def _of_arm(runs: Sequence[Member], arm: str, models: Sequence[str]) -> list[Mem
     if missing or not chosen:
         of = f" of {', '.join(sorted(missing))}" if missing else ""
         there = sorted({f"{run.model}/{run.arm}" for run in runs})
-        raise RunError(f"no trained member{of} in arm '{arm}'; there are: {', '.join(there)}")
+        mixes = any(MIX in name for name in there)
+        note = f" ({MIX}: trained as one, a rival of its models' merges)" if mixes else ""
+        raise RunError(
+            f"no trained member{of} in arm '{arm}'; there are: {', '.join(there)}{note}; train it "
+            f"with trainer_group.py --arms {arm}, or name other --models or another --arm"
+        )
     return chosen
 
 
@@ -176,7 +181,8 @@ def _check_logits(run: Member, split: str, rows: int) -> None:
         row = int(np.argmin(usable))
         raise RunError(
             f"{place}: the logit of row {row} is {logits[row]}; the training diverged, repeat it "
-            f"with a lower learning rate and --force, or merge other models with --models"
+            f"with a lower learning rate and --force, move {run.folder} away, or merge other "
+            f"models with --models"
         )
 
 

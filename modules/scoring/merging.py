@@ -19,7 +19,7 @@ from tqdm import tqdm
 from modules.runs import RunError
 from modules.scoring.groups import Group
 from modules.scoring.members import Members
-from modules.scoring.metrics import Floats, auc_of_classes, row_chunks, softplus
+from modules.scoring.metrics import Floats, auc_of_classes, row_chunks, sample_sd, softplus
 from modules.scoring.pools import (
     POOLS,
     Mean,
@@ -137,9 +137,14 @@ def _merge_group(
     logits = [members.runs[i].logits("test") for i in group.members]
     labels = members.labels["test"]
     alone = score_merged(logit_mean, np.eye(len(logits)), logits, labels).softplus
+    place = {member: i for i, member in enumerate(group.members)}
+    equal = {
+        k: equal_weights([[place[i] for i in subset] for subset in subsets], len(place))
+        for k, subsets in group.subsets.items()
+    }
     made = {}
     for pool in dict.fromkeys(["logit", *pools]):  # the logit mean always, for the identity
-        weights = _weights_by_size(pool, group, members, table)
+        weights = _weights_by_size(pool, group, members, table, equal)
         if not weights:
             continue
         inputs = [double_ranks(z) for z in logits] if pool == "rank" else logits
@@ -157,7 +162,9 @@ def _merge_group(
                 # A is that of the logit mean of the same members, where the pool is no such mean.
                 near = made[pool if POOLS[pool].mean is logit_mean else "logit"][k]
                 apart = ambiguity(near[0], alone, near[1].softplus)
-                yield _row(group, k, pool, weights_of_k, scored, apart, table)
+                # A greedy bag is chosen from the whole group.
+                plain = np.full((1, len(place)), 1 / len(place)) if pool == "greedy" else equal[k]
+                yield _row(group, k, pool, weights_of_k, plain, scored, apart, table)
 
 
 def _by_size(
@@ -173,27 +180,25 @@ def _by_size(
 
 
 def _weights_by_size(
-    pool: str, group: Group, members: Members, table: pd.DataFrame
+    pool: str, group: Group, members: Members, table: pd.DataFrame, equal: dict[int, Floats]
 ) -> dict[int, Floats]:
-    """The weights (S, M) of the merges of each K; none where the pool has nothing to choose."""
+    """The weights (S, M) of the merges of each K; none where the pool has nothing to choose.
+
+    equal: those of the members of each subset that count alike.
+    """
     if pool == "greedy":
         if group.chosen:
             return {}
         logits = [members.runs[i].logits("val") for i in group.members]
         bags = greedy_weights(logits, members.labels["val"], len(logits))
         return {k: bags[k - 1 : k] for k in group.subsets}
-    place = {member: i for i, member in enumerate(group.members)}
-    weights = {
-        k: equal_weights([[place[i] for i in subset] for subset in subsets], len(place))
-        for k, subsets in group.subsets.items()
-    }
     if pool == "weighted":
         val_logloss = table["val_logloss"].to_numpy()
         return {
-            k: information_weights(equal, val_logloss, members.labels["val"])
-            for k, equal in weights.items()
+            k: information_weights(weights, val_logloss, members.labels["val"])
+            for k, weights in equal.items()
         }
-    return weights
+    return equal
 
 
 def _row(
@@ -201,14 +206,16 @@ def _row(
     k: int,
     pool: str,
     weights: Floats,
+    plain: Floats,
     scored: Scored,
     apart: Floats,
     table: pd.DataFrame,
 ) -> dict[str, Any]:
+    """plain: the weights of the mean member, which all gains are over."""
     used = weights > 0
     test_auc, val_auc = table["test_auc"].to_numpy(), table["val_auc"].to_numpy()
-    member_auc = weights @ test_auc
-    member_logloss = weights @ table["test_logloss"].to_numpy()
+    member_auc = plain @ test_auc
+    member_logloss = plain @ table["test_logloss"].to_numpy()
     has_logloss = POOLS[pool].has_logloss
     logloss = scored.logloss if has_logloss else np.full(len(weights), np.nan)
     auc_gain, logloss_gain = scored.auc - member_auc, member_logloss - logloss
@@ -219,9 +226,9 @@ def _row(
         "pool": pool,
         "subsets": len(weights),
         "test_auc": scored.auc.mean(),
-        "test_auc_sd": _sd(scored.auc),
+        "test_auc_sd": sample_sd(scored.auc),
         "test_logloss": logloss.mean(),
-        "test_logloss_sd": _sd(logloss),
+        "test_logloss_sd": sample_sd(logloss),
         "member_auc": member_auc.mean(),
         "member_logloss": member_logloss.mean(),
         "best_member_auc": np.where(used, test_auc, -np.inf).max(axis=1).mean(),
@@ -229,9 +236,9 @@ def _row(
         "subsets_possible": 1 if pool == "greedy" else group.possible[k],
         "best_on_val_auc": test_auc[np.where(used, val_auc, -np.inf).argmax(axis=1)].mean(),
         "auc_gain": auc_gain.mean(),
-        "auc_gain_sd": _sd(auc_gain),
+        "auc_gain_sd": sample_sd(auc_gain),
         "logloss_gain": logloss_gain.mean(),
-        "logloss_gain_sd": _sd(logloss_gain),
+        "logloss_gain_sd": sample_sd(logloss_gain),
         "explained": _share(apart.mean(), logloss_gain.mean()) if k > 1 else np.nan,
         "members_used": used.sum(axis=1).mean(),
         "parameters": (used @ table["parameters"].to_numpy()).mean(),
@@ -259,8 +266,3 @@ def _chunks(logits: Sequence[np.ndarray]) -> Iterator[tuple[slice, Floats]]:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if abs(whole) > IDENTITY_TOLERANCE else float("nan")
-
-
-def _sd(values: Floats) -> float:
-    """Sample standard deviation; NaN of a single value."""
-    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")

@@ -101,6 +101,11 @@ def sigmoids(logits: np.ndarray) -> tuple[Floats, Floats]:
     return np.where(clicks, larger, smaller), np.where(clicks, smaller, larger)
 
 
+def sample_sd(values: Floats) -> float:
+    """Sample standard deviation of values (N,); NaN of a single one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
 def row_chunks(rows: int) -> Iterator[slice]:
     """Consecutive slices that cover `rows` rows, `ROWS_AT_ONCE` in each."""
     for start in range(0, rows, ROWS_AT_ONCE):

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from modules.scoring.about import About
-from modules.scoring.budget import BASE
 from modules.scoring.cost_picture import draw_cost
 from modules.scoring.curve import Curve
+from modules.scoring.members import BASE
 from modules.scoring.panels import (
     BLUE,
     LINE,

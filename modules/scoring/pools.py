@@ -69,7 +69,10 @@ def check_pools(pools: Sequence[str]) -> None:
 
 
 def main_pool(pools: Sequence[str]) -> str:
-    """The pool that intervals and costs are given for: the first plain mean, else `prob`."""
+    """The pool that intervals and costs are given for: the first that merges all, else `prob`.
+
+    A greedy bag leaves members out, and a rank mean has no log loss.
+    """
     return next((pool for pool in pools if pool in ("prob", "logit", "weighted")), "prob")
 
 

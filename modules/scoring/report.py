@@ -8,9 +8,9 @@ import pandas as pd
 
 from modules.scoring.about import About, Best
 from modules.scoring.answer import answer
-from modules.scoring.budget import BASE
 from modules.scoring.groups import ALL, MIXED, SELECTED, SUBSET_SEED
 from modules.scoring.layout import Layout
+from modules.scoring.members import BASE
 from modules.scoring.pools import POOLS
 from modules.scoring.report_tables import (
     against_base,
@@ -111,12 +111,13 @@ _GROUP_NOTE = (
 )
 
 _POOL_NOTE = (
-    "A of a weighted mean or a greedy bag is that of its own weights; the other pools show A of "
-    "the logit mean of the same members. A / gain is the share of the log-loss gain that A "
-    "explains: all of it where the pool is a mean of logits, an identity that every merge asserts "
-    "to 1e-9. The weighted mean weighs a member by the nats that it gains on validation over the "
-    "mean click rate; greedy selection adds on validation, with replacement, the member that helps "
-    "most, K picks; the rank mean has an AUC only."
+    "A / gain is the share of the log-loss gain that A explains: all of it in the logit mean, an "
+    "identity that every merge asserts to 1e-9. A of a weighted mean or a greedy bag is that of "
+    "its own weights, and the rest of its gain is that members do not count alike; the other pools "
+    "show A of the logit mean of the same members. The weighted mean weighs a member by the nats "
+    "that it gains on validation over the mean click rate; greedy selection adds on validation, "
+    "with replacement, the member of the whole group that helps most, K picks, and its mean member "
+    "is that of the group; the rank mean has an AUC only."
 )
 
 _COST_NOTE = (

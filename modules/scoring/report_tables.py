@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pandas as pd
 
-from modules.scoring.budget import BASE
 from modules.scoring.calibration import expected_calibration_error
 from modules.scoring.groups import ALL, MIXED, SELECTED
 from modules.scoring.layout import Layout, interval, number, with_sd
+from modules.scoring.members import BASE
 from modules.scoring.pools import POOLS, shown_pool
 from modules.scoring.tables import Tables
 
 
 def main_table(tables: Tables) -> Layout:
     """All members of each group merged, beside its members; test split."""
-    merged, scores = tables.merged, _merged_members(tables)
+    merged, scores = tables.merged, tables.merged_members()
     pools = list(merged["pool"].unique())
     shown = shown_pool(tables.about.pool, merged)
     by_pool = {pool: _whole_groups(merged, pool) for pool in pools}
@@ -48,12 +48,13 @@ def main_table(tables: Tables) -> Layout:
 
 
 def against_base(tables: Tables) -> Layout:
-    """Every arm and every merge at its cost, against the base."""
+    """Every arm and every merge at its cost, against the base, or the arm that is merged."""
+    names = {ALL: "all models", BASE: tables.about.arm}
     header = [
-        "base",
+        "model",
         "contender",
         "K",
-        "of the base's cost",
+        f"of the {tables.about.arm}'s cost",
         "multiply-adds",
         "table parameters",
         "dense parameters",
@@ -64,7 +65,7 @@ def against_base(tables: Tables) -> Layout:
     rows = [
         [
             row["base_model"],
-            "all models" if row["contender"] == ALL else row["contender"],
+            names.get(row["contender"], row["contender"]),
             str(row["k"]),
             f"{row['factor']:.2f}x",
             f"{row['macs_per_row']:,.0f}",
@@ -76,7 +77,8 @@ def against_base(tables: Tables) -> Layout:
         ]
         for _, row in tables.budget[tables.budget["against"] == BASE].iterrows()
     ]
-    return Layout("Arms and merges at their cost, against the base (test split)", header, rows)
+    title = f"Arms and merges at their cost, against the {tables.about.arm} (test split)"
+    return Layout(title, header, rows)
 
 
 def at_equal_cost(tables: Tables) -> Layout:
@@ -115,8 +117,8 @@ def gain_table(merged: pd.DataFrame) -> Layout:
     rows = []
     for (group, k), merges in merged.groupby(["group", "k"], sort=False):
         of_pool = {merge["pool"]: merge for _, merge in merges.iterrows()}
-        first = merges.iloc[0]
-        row = [group, str(k), f"{first['subsets']} of {first['subsets_possible']}"]
+        most = max(of_pool.values(), key=lambda merge: merge["subsets_possible"])  # greedy has one
+        row = [group, str(k), f"{most['subsets']} of {most['subsets_possible']}"]
         for pool in pools:
             gain = of_pool.get(pool)
             cell = "" if gain is None else with_sd(gain["auc_gain"], gain["auc_gain_sd"], sign="+")
@@ -147,7 +149,7 @@ def cost_table(tables: Tables) -> Layout:
         "seconds, mean member",
         "seconds, all members",
     ]
-    scores = _merged_members(tables)
+    scores = tables.merged_members()
     models = list(scores["model"].unique())
     rows = []
     for group in [*models, *([ALL] if len(models) > 1 else [])]:
@@ -261,14 +263,6 @@ def _difference(row: pd.Series) -> list[str]:
             cells.append(interval(row[f"{metric}_low"], row[f"{metric}_high"]))
             cells.append(row[f"{metric}_verdict"])
     return cells
-
-
-def _merged_members(tables: Tables) -> pd.DataFrame:
-    """The members that were merged, without their rivals."""
-    members = tables.members
-    return members[
-        (members["arm"] == tables.about.arm) & members["model"].isin(list(tables.about.seeds))
-    ]
 
 
 def _whole_groups(merged: pd.DataFrame, pool: str) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def own_settings(members: Members) -> dict[str, dict[str, str]]:
         found[name] = {
             key: f"{_join(each)} (base {_join(there[key])})"
             for key, each in values.items()
-            if key in there and each != there[key]
+            if key in there and set(map(str, each)) != set(map(str, there[key]))
         }
     return {name: settings for name, settings in found.items() if settings}
 
@@ -54,4 +54,4 @@ def _values_by_arm(runs: Sequence[Member]) -> dict[str, dict[str, list[Any]]]:
 
 
 def _join(values: Sequence[Any]) -> str:
-    return ", ".join("none" if value is None else str(value) for value in values)
+    return ", ".join(sorted("none" if value is None else str(value) for value in values))

@@ -62,8 +62,8 @@ def profile(predictions: Iterable[np.ndarray], labels: np.ndarray) -> Profile:
     positives, negatives = int(clicks.sum()), int((~clicks).sum())
     if min(positives, negatives) < 2:
         raise MetricError(
-            f"an interval needs two rows of each class, but {positives} are positive and "
-            f"{negatives} are not"
+            f"an interval needs two test rows of each class, but {positives} are positive and "
+            f"{negatives} are not; prepare a larger log"
         )
     wins, losses, nats = np.zeros(positives), np.zeros(negatives), np.zeros(len(labels))
     aucs, loglosses = [], []
