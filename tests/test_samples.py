@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +15,39 @@ import merge as command
 from modules.scoring.answer import answer
 from modules.scoring.cost_picture import draw_cost
 from modules.scoring.pictures import draw_calibration, draw_pictures
-from modules.scoring.tables import read_tables
-from scripts.findings import count_verdicts, findings_tables
+from modules.scoring.tables import Tables, read_tables
+from scripts.findings import METRICS, count_verdicts, findings_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = sorted(path for path in (ROOT / "results/samples").iterdir() if path.is_dir())
 COMPARED = [path for path in SAMPLES if "pool" not in path.name]  # pools hold no bigger models
 FINDINGS = ROOT / "docs/findings.md"
+FIGURE = r"\b0\.\d{5}\b"
+GAIN = rf"(-?{FIGURE})(?:\s+AUC)?\s+\[(-?{FIGURE}),\s+(-?{FIGURE})\]"
+SCORE = rf"({FIGURE})\s+\(({FIGURE})\)"  # and its sd
+SCORES = rf"^\| [^|]+ \| ({FIGURE}) \| ({FIGURE}) \|$"  # AUC and log loss
+IN_SHORT = {  # by folder, how its row begins
+    "criteo-official-settings": "Criteo | official (part 1)",
+    "avazu-official-settings": "Avazu | official (part 1)",
+    "synthetic-avazu": "planted | official (part 5)",
+    "criteo-own-order": "Criteo | and a row order for each seed (part 2)",
+    "avazu-own-order": "Avazu | and a row order for each seed (part 2)",
+    "synthetic-avazu-own-order": "planted | and a row order for each seed (part 5)",
+    "synthetic-avazu-own-order-autoint": (
+        "planted: AutoInt's joint:4 | and a row order for each seed (part 5)"
+    ),
+    "criteo-searched": "Criteo | searched for each contender by itself (part 3)",
+    "avazu-searched": "Avazu | searched for each contender by itself (part 3)",
+    "synthetic-avazu-searched": (
+        "planted: DeepFM, DCNv2, FinalMLP | "
+        "searched for each contender, for the merge the same (part 5)"
+    ),
+    "synthetic-avazu-searched-autoint": (
+        "planted: AutoInt | searched for each contender, for the merge the same (part 5)"
+    ),
+    "criteo-searched-merged": "Criteo | the base's searched for the merge (part 3)",
+    "avazu-searched-merged": "Avazu | the base's searched for the merge (part 3)",
+}
 
 
 @pytest.mark.parametrize("folder", SAMPLES, ids=lambda folder: folder.name)
@@ -83,25 +111,105 @@ def test_nothing_in_a_picture_is_cut_off(folder: Path) -> None:
 
 
 def test_every_figure_of_the_findings_is_in_the_tables() -> None:
-    frames = [pd.read_csv(path) for folder in SAMPLES for path in folder.glob("*.csv")]
-    known: set[str] = set()
-    for frame in frames:
-        for _, column in frame.select_dtypes("number").items():
-            known |= {f"{abs(value):.5f}" for value in column.dropna()}
-    for best in [read_tables(folder).about.best for folder in SAMPLES]:
-        known |= {f"{best.auc:.5f}", f"{best.logloss:.5f}"} if best else set()
-    quoted = set(re.findall(r"\b0\.\d{5}\b", FINDINGS.read_text()))
+    """A section quotes the folders that it names (`_sections`).
+
+    Of others it quotes scores only: those of a model's base, alone and merged, and any with its sd.
+    A section without folders quotes gains of all, and single figures that stand in the others.
+    """
+    sections = list(_sections())
+    named = "".join(text for text, own in sections if own)
+    quoted = set(re.findall(FIGURE, re.sub(r"\[[^]]*\]", "", named)))  # but for intervals
+    tables = {folder.name: read_tables(folder) for folder in SAMPLES}
+    with_sd = _union(_scores_with_sd, tables.values())
+    merges = _union(_model_scores, tables.values())
+    wrong: list[object] = []
+    for text, own in sections:
+        of_own = [tables[name] for name in own or tables]
+        for shape, known in (
+            (GAIN, _union(_gains, of_own)),
+            (SCORE, with_sd),
+            (SCORES, _union(_both_scores, of_own)),
+            (FIGURE, _union(_single_figures, of_own) | merges if own else quoted),
+        ):
+            found = re.findall(shape, text, re.MULTILINE)
+            wrong += [quote for quote in found if quote not in known]
+            text = re.sub(shape, "", text, flags=re.MULTILINE)
     assert quoted
-    assert quoted <= known, sorted(quoted - known)
+    assert not wrong
 
 
 @pytest.mark.parametrize("folder", COMPARED, ids=lambda folder: folder.name)
 def test_the_findings_hold_its_tables(folder: Path) -> None:
+    """They stand after its name and before the next folder's."""
+    pieces = FINDINGS.read_text().split("results/samples/")
+    own = "".join(piece for piece in pieces if piece.startswith(f"{folder.name}`"))
     for table in findings_tables(read_tables(folder).budget):
-        assert table in FINDINGS.read_text(), table
+        assert table in own, table
 
 
 def test_the_findings_count_its_verdicts() -> None:
-    counted = [count_verdicts(read_tables(folder).budget) for folder in COMPARED]
-    in_short = re.findall(r"\(part \d\) \| (.*) \|", FINDINGS.read_text())
-    assert sorted(in_short) == sorted(counted)
+    in_short = re.findall(r"^\| (.* \(part \d\) \| .*) \|$", FINDINGS.read_text(), re.MULTILINE)
+    counted = {folder.name: count_verdicts(read_tables(folder).budget) for folder in COMPARED}
+    assert set(IN_SHORT) == set(counted)
+    assert sorted(in_short) == sorted(f"{IN_SHORT[name]} | {counted[name]}" for name in counted)
+
+
+def _sections() -> Iterator[tuple[str, list[str]]]:
+    """Each section, and the folders that it, or the beginning of its part, names."""
+    for part in re.split(r"^(?=## )", FINDINGS.read_text(), flags=re.MULTILINE):
+        beginning, *sections = re.split(r"^(?=### )", part, flags=re.MULTILINE)
+        of_part = re.findall(r"results/samples/([\w-]+)", beginning)
+        yield beginning, of_part
+        for section in sections:
+            yield section, of_part + re.findall(r"results/samples/([\w-]+)", section)
+
+
+def _union(known: Callable[[Tables], set[Any]], of: Iterable[Tables]) -> set[Any]:
+    return set().union(*(known(tables) for tables in of))
+
+
+def _gains(tables: Tables) -> set[Any]:
+    """Gains with their intervals, and the same as losses."""
+    known = set()
+    for metric in METRICS:
+        columns = [f"{metric}_{part}" for part in ("gain", "low", "high")]
+        for gain, low, high in tables.budget[columns].to_numpy():
+            known |= {_texts(gain, low, high), _texts(-gain, -high, -low)}
+    return known
+
+
+def _scores_with_sd(tables: Tables) -> set[Any]:
+    alone = tables.budget[tables.budget["k"] == 1]
+    return {_texts(*row) for row in alone[["test_auc", "test_auc_sd"]].to_numpy()}
+
+
+def _both_scores(tables: Tables) -> set[Any]:
+    return {_texts(*row) for row in tables.merged[["test_auc", "test_logloss"]].to_numpy()}
+
+
+def _model_scores(tables: Tables) -> set[Any]:
+    """Mean scores of a model's base, alone and merged."""
+    merged = tables.merged[tables.merged["pool"] == tables.about.pool]
+    merged = merged[merged["group"].isin(list(tables.about.seeds))]
+    return set(_texts(*np.ravel(merged[["test_auc", "test_logloss"]])))
+
+
+def _single_figures(tables: Tables) -> set[Any]:
+    """What may stand alone: mean, lowest and highest scores, gains in AUC, sd, and ambiguity."""
+    budget = tables.budget
+    runs = tables.members.groupby(["model", "arm"])[["test_auc", "test_logloss"]]
+    best = tables.about.best
+    return set(
+        _texts(
+            *np.ravel(budget[["test_auc", "test_logloss"]]),
+            *np.ravel([runs.min(), runs.max()]),
+            *budget["auc_gain"].abs(),
+            *budget.loc[budget["k"] == 1, "test_auc_sd"],
+            *tables.diversity["ambiguity"],
+            *([best.auc, best.logloss] if best else []),
+        )
+    )
+
+
+def _texts(*values: float) -> tuple[str, ...]:
+    return tuple(f"{value:.5f}".replace("-0.00000", "0.00000") for value in values)
