@@ -73,14 +73,15 @@ def test_a_report_says_whether_all_subsets_are_scored(
 
 
 @pytest.mark.parametrize(
-    ("model", "one_worker", "a_worker_each"),
-    [("deepfm", "9.00", "4.00"), ("fm", "", ""), ("lr", "", ""), ("all", "", "")],
+    ("model", "mean", "one_worker", "a_worker_each"),
+    [("deepfm", "3.00", "9.00", "4.00"), *((name, "", "", "") for name in ("fm", "lr", "all"))],
 )
 def test_a_latency_that_one_member_lacks_is_left_out(
-    tables: Tables, model: str, one_worker: str, a_worker_each: str
+    tables: Tables, model: str, mean: str, one_worker: str, a_worker_each: str
 ) -> None:
     table = cost_table(tables)
     (row,) = (dict(zip(table.header, row, strict=True)) for row in table.rows if row[0] == model)
+    assert row["latency, ms, mean member"] == mean
     assert row["latency, ms, merged on one worker"] == one_worker
     assert row["latency, ms, a worker each"] == a_worker_each
 

@@ -163,7 +163,7 @@ def cost_table(tables: Tables) -> Layout:
                 f"{members['dense_parameters'].mean():,.0f}",
                 f"{members['macs_per_row'].mean():,.0f}",
                 f"{members['macs_per_row'].sum():,.0f}",
-                number(latency.mean(), 2),
+                number(latency.mean(skipna=False), 2),
                 number(latency.sum(skipna=False), 2),
                 number(latency.max(skipna=False), 2),
                 f"{members['seconds'].mean():,.1f}",
