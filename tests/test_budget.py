@@ -24,6 +24,7 @@ from modules.scoring.report import render_report
 from modules.scoring.report_tables import against_base, settings_table
 from modules.scoring.settings import own_settings
 from modules.scoring.tables import Tables
+from scripts.findings import findings_tables
 from tests.fake_runs import FakeLog
 
 SEEDS = (1, 2, 3)
@@ -285,6 +286,12 @@ def test_the_answer_names_the_arm_that_is_merged(tmp_path: Path) -> None:
     assert "At 3.0x the joint:2's multiply-adds: merging 3 x deepfm gains " in text
     assert " over joint:2, and " in text
     assert "base" not in text
+
+
+def test_the_findings_name_the_seeds_and_the_merge_of_all_that_there_are(tables: Tables) -> None:
+    scores, *_ = findings_tables(tables.budget)
+    assert "| soup:3 (of 3 seeds) |" in scores
+    assert "| 3 merged |" in scores
 
 
 def test_another_arm_of_several_models_is_not_called_the_base(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.container import ErrorbarContainer
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
+from modules.scoring.about import Best
 from modules.scoring.comparison import make_tables
 from modules.scoring.cost_picture import draw_cost
 from modules.scoring.members import load_members
@@ -114,6 +116,28 @@ def test_the_bars_of_merges_are_their_intervals(tables: Tables, metric: str) -> 
     rows = tables.budget.query("group == 'deepfm' and contender == 'merged'")
     drawn = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
     np.testing.assert_allclose(drawn, rows[f"{metric}_high"] - rows[f"{metric}_low"])
+
+
+def test_an_arm_is_drawn_or_named_wherever_the_best_possible_lies(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed)
+        log.write_run(tmp_path, "deepfm", seed, arm="width:2", macs=2000)
+    tables = merge(tmp_path)
+    central = tables.budget.query("contender in ('base', 'merged') and against == 'base'")
+    width = central["test_auc"].max() - central["test_auc"].min()
+    found = set()
+    for away in np.linspace(0.5, 4, 71):
+        score = central["test_auc"].max() + away * width
+        budget = tables.budget.copy()
+        budget.loc[budget["contender"] == "width:2", "test_auc"] = score
+        about = replace(tables.about, best=Best(auc=score + 0.01 * width, logloss=0.4))
+        (panel,) = draw_cost(about, budget, "auc").axes
+        drawn = any(score in np.asarray(line.get_ydata()) for line in panel.lines)
+        named = any("width:2" in text.get_text() for text in panel.texts)
+        assert drawn != named, away
+        found.add(drawn)
+    assert found == {True, False}
 
 
 @pytest.mark.parametrize(("enough", "drawn"), [(3, True), (4, False)])

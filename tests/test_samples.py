@@ -212,4 +212,4 @@ def _single_figures(tables: Tables) -> set[Any]:
 
 
 def _texts(*values: float) -> tuple[str, ...]:
-    return tuple(f"{value:.5f}".replace("-0.00000", "0.00000") for value in values)
+    return tuple(f"{value:z.5f}" for value in values)

@@ -152,6 +152,14 @@ def test_a_trial_that_fails_counts_and_says_why(
     assert "trial 1" not in capsys.readouterr().out
 
 
+def test_the_first_trials_are_no_calmer_than_configured(search: ModuleType) -> None:
+    args = search._parse([*command(), "lr=2e-2"])
+    tried = search.first_trials(search._task(args))
+    assert len(tried) == 4
+    assert {trial["lr"] for trial in tried} == {2e-2}  # above the highest that is tried otherwise
+    assert {trial["batch_size"] for trial in tried} == {256}
+
+
 def test_a_trial_whose_second_member_fails_says_why(
     search: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,15 +146,12 @@ def _rounds(
     largest = max(count for _, count in parts)
     rounds = {}
     for each in range(1, seeds // largest + 1):
+        taken = [(places, each * count) for places, count in parts]
         subsets = {
-            tuple(
-                sorted(
-                    places[(r + i) % seeds] for places, count in parts for i in range(each * count)
-                )
-            )
+            tuple(sorted(places[(r + i) % seeds] for places, size in taken for i in range(size)))
             for r in range(seeds)
         }
-        rounds[MERGED, each * sum(count for _, count in parts)] = sorted(subsets)
+        rounds[MERGED, sum(size for _, size in taken)] = sorted(subsets)
     return rounds
 
 
