@@ -4,6 +4,7 @@
 
 For each folder: how often a merge is ahead of, level with and behind one bigger model of the same
 cost; the scores by multiply-adds; and what a merge is ahead by, bold where it is beyond the noise.
+Where no bigger model was trained: what all contenders gain over the base.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ def count_verdicts(budget: pd.DataFrame) -> str:
 
 
 def findings_tables(budget: pd.DataFrame) -> Iterator[str]:
-    """The scores of all contenders, then what a merge is ahead by in AUC and in log loss."""
+    """The scores of all contenders, then in AUC and in log loss what a merge is ahead by.
+
+    Without bigger models: what all contenders gain over the base.
+    """
     models = [model for model in MODELS if model in set(budget["group"])]
     names = [MODELS[model].__name__ for model in models]
     of_base = budget[(budget["against"] == BASE) & budget["group"].isin(models)]
@@ -68,14 +72,20 @@ def findings_tables(budget: pd.DataFrame) -> Iterator[str]:
         ),
     )
     comparisons = _comparisons(budget)
+    if comparisons.empty:
+        head = "gain in {} over the base"
+        titled = [*_titled(of_base[of_base["contender"] != BASE])]
+    else:
+        head = "merged, ahead in {} of"
+        titled = [
+            (f"{arm}, by {k}", rows)
+            for arm, of_arm in _in_order(comparisons, "against")
+            for k, rows in of_arm.groupby("k")
+        ]
     for metric, title in METRICS.items():
         yield _markdown(
-            [f"merged, ahead in {title} of", *names],
-            (
-                [f"{arm}, by {k}", *_cells(rows, models, _ahead(metric))]
-                for arm, of_arm in _in_order(comparisons, "against")
-                for k, rows in of_arm.groupby("k")
-            ),
+            [head.format(title), *names],
+            ([title, *_cells(rows, models, _ahead(metric))] for title, rows in titled),
         )
 
 

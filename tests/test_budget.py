@@ -294,6 +294,19 @@ def test_the_findings_name_the_seeds_and_the_merge_of_all_that_there_are(tables:
     assert "| 3 merged |" in scores
 
 
+def test_the_findings_compare_with_the_base_where_nothing_is_bigger(tables: Tables) -> None:
+    of_base = tables.budget[tables.budget["against"] == "base"]
+    left = of_base[of_base["contender"].isin(["base", "soup:3", "merged"])]
+    _, auc, logloss = findings_tables(left)
+    for table, title, metric in ((auc, "AUC", "auc"), (logloss, "log loss", "logloss")):
+        head, _, *rows = table.splitlines()
+        assert head.startswith(f"| gain in {title} over the base | ")
+        titles = [row.split(" | ")[0] for row in rows]
+        assert titles == ["| soup:3 (of 3 seeds)", "| 2 merged", "| 3 merged"]
+        gain = left.loc[left["contender"] == "soup:3", f"{metric}_gain"].iloc[0]
+        assert f"{gain:z.5f} [" in rows[0]
+
+
 def test_another_arm_of_several_models_is_not_called_the_base(tmp_path: Path) -> None:
     log = FakeLog()
     for seed in SEEDS:
