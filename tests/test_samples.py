@@ -77,6 +77,15 @@ def test_only_what_lies_beyond_a_panel_is_named_at_its_edge(metric: str) -> None
     assert named
 
 
+def test_a_name_at_the_edge_hides_no_bar() -> None:
+    tables = read_tables(ROOT / "results/samples/criteo-searched-soups")
+    named = [panel for panel in draw_cost(tables.about, tables.budget, "auc").axes if panel.texts]
+    assert named
+    for panel in named:
+        lowest = min(bars.get_zorder() for bars in panel.collections)
+        assert all(text.get_zorder() < lowest for text in panel.texts)
+
+
 @pytest.mark.parametrize("metric", ["auc", "logloss"])
 @pytest.mark.parametrize("folder", SAMPLES, ids=lambda folder: folder.name)
 def test_no_marker_lies_on_the_edge_of_a_panel(folder: Path, metric: str) -> None:

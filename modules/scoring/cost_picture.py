@@ -197,4 +197,5 @@ def _note_outside(panel: Axes, scores: Sequence[tuple[str, float]]) -> None:
                 va="top" if above else "bottom",
                 fontsize=7.5,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+                zorder=1,  # under bars that reach the edge
             )
