@@ -74,10 +74,10 @@ def findings_tables(budget: pd.DataFrame) -> Iterator[str]:
     comparisons = _comparisons(budget)
     if comparisons.empty:
         head = "gain in {} over the base"
-        titled = [*_titled(of_base[of_base["contender"] != BASE])]
+        labelled = list(_titled(of_base[of_base["contender"] != BASE]))
     else:
         head = "merged, ahead in {} of"
-        titled = [
+        labelled = [
             (f"{arm}, by {k}", rows)
             for arm, of_arm in _in_order(comparisons, "against")
             for k, rows in of_arm.groupby("k")
@@ -85,7 +85,7 @@ def findings_tables(budget: pd.DataFrame) -> Iterator[str]:
     for metric, title in METRICS.items():
         yield _markdown(
             [head.format(title), *names],
-            ([title, *_cells(rows, models, _ahead(metric))] for title, rows in titled),
+            ([label, *_cells(rows, models, _ahead(metric))] for label, rows in labelled),
         )
 
 
