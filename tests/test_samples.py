@@ -33,9 +33,11 @@ IN_SHORT = {  # by folder, how its row begins
     "synthetic-avazu": "planted | official (part 5)",
     "criteo-own-order": "Criteo | and a row order for each seed (part 2)",
     "avazu-own-order": "Avazu | and a row order for each seed (part 2)",
-    "synthetic-avazu-own-order": "planted | and a row order for each seed (part 5)",
+    "synthetic-avazu-own-order": (
+        "planted: DeepFM, DCNv2, FinalMLP | and a row order for each seed (part 5)"
+    ),
     "synthetic-avazu-own-order-autoint": (
-        "planted: AutoInt's joint:4 | and a row order for each seed (part 5)"
+        "planted: AutoInt | and a row order for each seed (part 5)"
     ),
     "criteo-searched": "Criteo | searched for each contender by itself (part 3)",
     "avazu-searched": "Avazu | searched for each contender by itself (part 3)",
