@@ -87,15 +87,12 @@ def _budget_sentence(arms: pd.DataFrame, merge: pd.DataFrame, duels: pd.DataFram
         budget = f"At {arms['factor'].median():.1f}x the base's multiply-adds"
         return f"{budget}: {_gains(arms)}; no merge costs as much."
     duels = duels[duels["against"].isin(arms["contender"])]
-    verdicts = [
-        f"{_ahead(duel)} {duel['against']} "
-        f"({duel['auc_gain']:+z.5f} {interval(duel['auc_low'], duel['auc_high'])})"
-        for _, duel in duels.iterrows()
-    ]
-    return (
-        f"At {_merging(merge.iloc[0], BASE)}; {_gains(arms)}. "
-        f"At this cost merging {', '.join(verdicts)}."
-    )
+    arms_of: dict[str, list[str]] = {}  # by verdict
+    for _, duel in duels.iterrows():
+        difference = f"{duel['auc_gain']:+z.5f} {interval(duel['auc_low'], duel['auc_high'])}"
+        arms_of.setdefault(_ahead(duel), []).append(f"{duel['against']} ({difference})")
+    verdicts = "; ".join(f"{verdict} {', '.join(names)}" for verdict, names in arms_of.items())
+    return f"At {_merging(merge.iloc[0], BASE)}; {_gains(arms)}. At this cost merging {verdicts}."
 
 
 def _gains(arms: pd.DataFrame) -> str:
@@ -179,16 +176,21 @@ def _noise_note(noise: float) -> str:
 
 
 def _gain(row: pd.Series, gains: str = "gains", loses: str = "loses") -> str:
-    """ "gains +0.00210 AUC [+0.00170, +0.00250]", with the verdict where it is noise."""
-    verb = gains if row["auc_gain"] >= 0 else loses
+    """ "gains +0.00210 AUC [+0.00170, +0.00250]", with the verdict where it is noise.
+
+    Or "loses 0.00040 AUC [0.00010, 0.00070]": the interval is that of the loss.
+    """
+    gain, low, high = (row[f"auc_{part}"] for part in ("gain", "low", "high"))
     noise = f" (within {_noise(row)})" if row["auc_verdict"] == "noise" else ""
-    gain = f"{row['auc_gain']:+z.5f}" if row["auc_gain"] >= 0 else f"{-row['auc_gain']:.5f}"
-    return f"{verb} {gain} AUC {interval(row['auc_low'], row['auc_high'])}{noise}"
+    if gain >= 0:
+        return f"{gains} {gain:+z.5f} AUC {interval(low, high)}{noise}"
+    return f"{loses} {-gain:z.5f} AUC [{-high:z.5f}, {-low:z.5f}]{noise}"
 
 
 def _ahead(duel: pd.Series) -> str:
     """The verdict on a merge against an arm."""
-    words = {"gain": "is ahead of", "loss": "is behind", "noise": f"is within {_noise(duel)} of"}
+    level = f"is level (within {_noise(duel)}) with"
+    words = {"gain": "is ahead of", "loss": "is behind", "noise": level}
     return words[duel["auc_verdict"]]
 
 
