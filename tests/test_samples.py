@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import merge as command
+from modules.models import MODELS
 from modules.scoring.answer import answer
 from modules.scoring.cost_picture import draw_cost
 from modules.scoring.pictures import draw_calibration, draw_pictures
@@ -27,6 +28,13 @@ FIGURE = r"\b0\.\d{5}\b"
 GAIN = rf"(-?{FIGURE})(?:\s+AUC)?\s+\[(-?{FIGURE}),\s+(-?{FIGURE})\]"
 SCORE = rf"({FIGURE})\s+\(({FIGURE})\)"  # and its sd
 SCORES = rf"^\| [^|]+ \| ({FIGURE}) \| ({FIGURE}) \|$"  # AUC and log loss
+ARM_WORDS = {  # how the findings speak of an arm
+    "width": r"\bwid",
+    "depth": r"\bde(ep|pth)",
+    "joint": r"\bjoint",
+    "soup": r"soup:|[Aa]verag(ed|ing)\s+(the\s+)?weights",
+    "soup-late": r"soup-late|late\s+checkpoints",
+}
 IN_SHORT = {  # by folder, how its row begins
     "criteo-official-settings": "Criteo | official (part 1)",
     "avazu-official-settings": "Avazu | official (part 1)",
@@ -125,8 +133,9 @@ def test_nothing_in_a_picture_is_cut_off(folder: Path) -> None:
 def test_every_figure_of_the_findings_is_in_the_tables() -> None:
     """A section quotes the folders that it names (`_sections`).
 
-    Of others it quotes scores only: those of a model's base, alone and merged, and any with its sd.
-    A section without folders quotes gains of all, and single figures that stand in the others.
+    Its gains are of models and arms that their paragraph names. Of other folders it quotes scores
+    only: those of a model's base, alone and merged, and any with its sd. A section without folders
+    quotes gains of all, and single figures that stand in the others.
     """
     sections = list(_sections())
     named = "".join(text for text, own in sections if own)
@@ -137,8 +146,11 @@ def test_every_figure_of_the_findings_is_in_the_tables() -> None:
     wrong: list[object] = []
     for text, own in sections:
         of_own = [tables[name] for name in own or tables]
+        for paragraph in re.split(r"\n\n|\n(?=- |\d\. )", text):
+            known = set().union(*(_gains(found.budget, paragraph) for found in of_own))
+            wrong += [quote for quote in re.findall(GAIN, paragraph) if quote not in known]
+        text = re.sub(GAIN, "", text)
         for shape, known in (
-            (GAIN, _union(_gains, of_own)),
             (SCORE, with_sd),
             (SCORES, _union(_both_scores, of_own)),
             (FIGURE, _union(_single_figures, of_own) | merges if own else quoted),
@@ -180,13 +192,17 @@ def _union(known: Callable[[Tables], set[Any]], of: Iterable[Tables]) -> set[Any
     return set().union(*(known(tables) for tables in of))
 
 
-def _gains(tables: Tables) -> set[Any]:
-    """Gains with their intervals, and the same as losses."""
+def _gains(budget: pd.DataFrame, paragraph: str) -> set[Any]:
+    """Gains of what the paragraph names, with their intervals, and the same as losses."""
+    unnamed = {name for name in MODELS if not re.search(rf"\b{MODELS[name].__name__}\b", paragraph)}
+    unnamed |= {kind for kind, words in ARM_WORDS.items() if not re.search(words, paragraph)}
     known = set()
-    for metric in METRICS:
-        columns = [f"{metric}_{part}" for part in ("gain", "low", "high")]
-        for gain, low, high in tables.budget[columns].to_numpy():
-            known |= {_texts(gain, low, high), _texts(-gain, -high, -low)}
+    for row in budget.to_dict("records"):
+        kinds = {row[side].partition(":")[0] for side in ("contender", "against")}
+        if not unnamed & {row["group"], *kinds}:
+            for metric in METRICS:
+                gain, low, high = (row[f"{metric}_{part}"] for part in ("gain", "low", "high"))
+                known |= {_texts(gain, low, high), _texts(-gain, -high, -low)}
     return known
 
 
