@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -406,27 +407,51 @@ def test_pairs_are_those_of_naive_loops(root: Path) -> None:
         *(("deepfm", "deepfm"), ("deepfm", "fm")),
         ("fm", "fm"),
     ]
-    assert list(table["pairs"]) == [3, 9, 3]
+    assert list(table["pairs"]) == list(table["pairs_possible"]) == [3, 6, 3]
     labels, rate = members.labels["test"], members.labels["val"].mean()
     deepfm, fm = logits_of(root, "deepfm"), logits_of(root, "fm")
-    pairs = [(a, b) for a in deepfm for b in fm]
+    pairs = [(a, b) for i, a in enumerate(deepfm) for j, b in enumerate(fm) if i != j]
     p = [(expit(a), expit(b)) for a, b in pairs]
     row = table.iloc[1]
     errors = [np.corrcoef(labels - a, labels - b)[0, 1] for a, b in p]
     assert row["error_correlation"] == pytest.approx(np.mean(errors), abs=1e-9)
     apart = np.mean([((a > rate) != (b > rate)).mean() for a, b in p])
     assert row["disagreement"] == pytest.approx(apart, abs=1e-12)
-    merged = [expit((a + b) / 2) for a, b in pairs]
-    gains = [
-        (log_loss(labels, a) + log_loss(labels, b)) / 2 - log_loss(labels, m)
-        for (a, b), m in zip(p, merged, strict=True)
-    ]
-    assert row["ambiguity"] == pytest.approx(np.mean(gains), abs=1e-9)
-    assert row["logloss_gain"] == pytest.approx(np.mean(gains), abs=1e-9)
-    aucs = np.mean([roc_auc_score(labels, m) for m in merged])
+    auc_gain, logloss_gain = gains_of_pairs(labels, pairs)
+    assert row["ambiguity"] == pytest.approx(logloss_gain, abs=1e-9)
+    assert row["logloss_gain"] == pytest.approx(logloss_gain, abs=1e-9)
+    assert row["auc_gain"] == pytest.approx(auc_gain, abs=1e-6)
+    aucs = np.mean([roc_auc_score(labels, (a + b) / 2) for a, b in pairs])
     assert row["test_auc"] == pytest.approx(aucs, abs=1e-6)
     better = np.mean([roc_auc_score(labels, z) for z in deepfm])  # also on validation
     assert row["auc_gain_over_better"] == pytest.approx(aucs - better, abs=1e-6)
+    auc_gain, logloss_gain = gains_of_pairs(labels, list(zip(deepfm, fm, strict=True)))
+    assert row["auc_gain_same_seed"] == pytest.approx(auc_gain, abs=1e-6)
+    assert row["logloss_gain_same_seed"] == pytest.approx(logloss_gain, abs=1e-9)
+    assert table.loc[table["first"] == table["second"], "auc_gain_same_seed"].isna().all()
+
+
+def gains_of_pairs(
+    labels: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[float, float]:
+    """AUC and log loss that the logit mean of two gains over their mean; means over pairs."""
+
+    def scores(z: np.ndarray) -> np.ndarray:
+        return np.array([roc_auc_score(labels, z), -log_loss(labels, expit(z))])
+
+    gains = [scores((a + b) / 2) - (scores(a) + scores(b)) / 2 for a, b in pairs]
+    auc_gain, logloss_gain = np.mean(gains, axis=0)
+    return auc_gain, logloss_gain
+
+
+def test_two_models_of_one_seed_are_a_pair_where_there_is_no_other(tmp_path: Path) -> None:
+    log = FakeLog()
+    for model in ("deepfm", "fm"):
+        log.write_run(tmp_path, model, 1)
+    members = load_members(tmp_path, "avazu")
+    (row,) = diversity_table(members, score_members(members)).to_dict("records")
+    assert (row["first"], row["second"], row["pairs"]) == ("deepfm", "fm", 1)
+    assert row["auc_gain_same_seed"] == row["auc_gain"]
 
 
 def test_more_pairs_than_needed_are_sampled_and_counted(tmp_path: Path) -> None:

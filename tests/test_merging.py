@@ -329,10 +329,10 @@ def test_groups_of_several_models_are_chosen_on_validation(tmp_path: Path) -> No
         for k in range(1, 6)
         for subset in combinations(range(5), k)
     }
-    # deepfm is 0, 1, 2 and fm 3, 4; both have two seeds
+    # deepfm is 0, 1, 2 and fm 3, 4; both have two seeds, and merged are members of different ones
     best = min(([0, 1], [3, 4]), key=lambda places: np.mean([loss[i,] for i in places]))
     assert mixed.subsets[1] == [(best[0],), (best[1],)]
-    assert sorted(sorted(subset) for subset in mixed.subsets[2]) == [[0, 3], [1, 4]]
+    assert sorted(sorted(subset) for subset in mixed.subsets[2]) == [[0, 4], [1, 3]]
     for k in range(1, 6):
         (subset,) = selected.subsets[k]
         before = set(subset[:-1])
@@ -345,17 +345,17 @@ def test_models_are_the_best_of_all_choices_of_so_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = FakeLog()
+    good, bad = log.predictions(0.6), log.predictions(1.5)
+    opposite = {split: 2 * log.true_logits[split] - z for split, z in bad.items()}
     for seed in (0, 1):
-        good, bad = log.predictions(0.6), log.predictions(1.5)
-        opposite = {split: 2 * log.true_logits[split] - z for split, z in bad.items()}
         for model, logits in (("deepfm", bad), ("fm", good), ("lr", opposite)):
             predictions = {split: z.astype(np.float32) for split, z in logits.items()}
             log.write_run(tmp_path, model, seed, predictions=predictions)
     members = load_members(tmp_path, "avazu")
     scores = score_members(members)
-    fm, rivals = (2, 3), [(0, 4), (1, 5)]  # the errors of deepfm and lr cancel each other
+    fm, rivals = (2, 3), [(0, 5), (1, 4)]  # the errors of deepfm and lr cancel each other
     mixed = make_groups(members, scores, 10)[3]
-    assert mixed.subsets == {1: [(2,), (3,)], 2: rivals, 3: [(0, 2, 4), (1, 3, 5)]}
+    assert mixed.subsets == {1: [(2,), (3,)], 2: rivals, 3: [(0, 3, 4), (1, 2, 5)]}
     assert mixed.members == list(range(6))
     monkeypatch.setattr(groups, "MAX_EXHAUSTIVE", 2)
     one_after_another = make_groups(members, scores, 10)[3].subsets[2]
@@ -369,12 +369,28 @@ def test_best_choices_are_those_of_a_naive_search() -> None:
     for size, best in enumerate(best_choices(candidates, labels), start=1):
         loss = {
             choice: np.mean([
-                log_loss(labels, expit(np.mean([candidates[c][r] for c in choice], axis=0)))
+                log_loss(labels, expit(np.mean([z[(r + p) % 3] for p, z in enumerate(of)], axis=0)))
+                for of in [[candidates[c] for c in choice]]
                 for r in range(3)
             ])
             for choice in combinations(range(4), size)
         }  # fmt: skip
         assert best == min(loss, key=lambda choice: loss[choice])
+
+
+def test_models_are_chosen_by_merges_of_different_seeds() -> None:
+    log = FakeLog()
+    true, labels = log.true_logits["val"], log.labels["val"]
+    errors = [log.predictions(0.8)["val"] - true for _ in range(3)]
+    first = [true + error for error in errors]
+    second = [true - 1.5 * errors[r - 1] for r in range(3)]  # of the seed before
+    third = [log.predictions(0.95)["val"] for _ in range(3)]
+    candidates = [first, second, third]
+    assert best_choices(candidates, labels)[1] == (0, 1)
+    picks, losses = forward_selection(candidates, labels, 3, repeat=False)
+    assert picks == [0, 1, 2]
+    merges = [(first[r] + second[(r + 1) % 3] + third[(r + 2) % 3]) / 3 for r in range(3)]
+    assert losses[2] == pytest.approx(np.mean([logloss(labels, z) for z in merges]), abs=1e-6)
 
 
 def test_greedy_selection_is_never_worse_than_the_best_member_on_validation() -> None:

@@ -100,7 +100,10 @@ def test_calibration_before_merging_is_that_of_the_member_best_on_validation(
 def test_the_better_of_a_pair_is_so_on_validation(members: Members, tables: Tables) -> None:
     labels, test = members.labels["test"], logits(members, "test")
     auc_gains, logloss_gains = [], []
+    seeds = [run.seed for run in members.runs]
     for better, worse in product(DEEPFM, FM):
+        if seeds[better] == seeds[worse]:
+            continue
         merged = expit((test[better] + test[worse]) / 2)
         auc_gains.append(roc_auc_score(labels, merged) - aucs(members, "test")[better])
         logloss_gains.append(losses(members, "test")[better] - log_loss(labels, merged))

@@ -22,27 +22,39 @@ MAX_PAIRS = 10  # of members, for each pair of architectures; five seeds of one 
 def diversity_table(members: Members, scores: pd.DataFrame) -> pd.DataFrame:
     """One row for each pair of architectures, the same one twice included: means over pairs.
 
+    Pairs of two architectures are of different seeds, but where there are none. What those of one
+    seed gain, which have the order of the rows in common, stands in the columns `*_same_seed`.
+
     The merge is the logit mean, whose log-loss gain the ambiguity is. `better` is the member of a
     pair that has the higher AUC on validation. Empty for a single member.
     """
     by_model = places_by_model(scores)
+    seeds = list(scores["seed"])
     cells = {
-        (first, second): _pairs(by_model[first], by_model[second])
+        (first, second, same_seed): [
+            (i, j)
+            for i, j in _pairs(by_model[first], by_model[second])
+            if (seeds[i] == seeds[j]) == same_seed
+        ]
         for first, second in combinations_with_replacement(by_model, 2)
+        for same_seed in (False, True)
     }
-    cells = {models: pairs for models, pairs in cells.items() if pairs}
+    cells = {cell: pairs for cell, pairs in cells.items() if pairs}
     if not cells:
         return pd.DataFrame()
-    chosen = {models: _sample(pairs) for models, pairs in cells.items()}
+    chosen = {cell: _sample(pairs) for cell, pairs in cells.items()}
+    models = ["first", "second"]
     each = pd.DataFrame(
-        [(*models, i, j) for models, pairs in chosen.items() for i, j in pairs],
-        columns=["first", "second", "i", "j"],
+        [(*cell, i, j) for cell, pairs in chosen.items() for i, j in pairs],
+        columns=[*models, "same_seed", "i", "j"],
     )
     each = pd.concat([each, _pair_scores(members, scores, each)], axis=1).drop(columns=["i", "j"])
-    table = each.groupby(["first", "second"], sort=False).mean().reset_index()
-    table.insert(2, "pairs", [len(pairs) for pairs in chosen.values()])
-    table.insert(3, "pairs_possible", [len(pairs) for pairs in cells.values()])
-    return table
+    means = each.groupby([*models, "same_seed"], sort=False).mean().reset_index()
+    means.insert(2, "pairs", [len(pairs) for pairs in chosen.values()])
+    means.insert(3, "pairs_possible", [len(pairs) for pairs in cells.values()])
+    of_one_seed = means[means["same_seed"]].set_index(models)[["auc_gain", "logloss_gain"]]
+    table = means.drop_duplicates(models).drop(columns="same_seed")
+    return table.join(of_one_seed.add_suffix("_same_seed"), on=models).reset_index(drop=True)
 
 
 def error_correlation(logits: list[np.ndarray], labels: np.ndarray) -> Floats:

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from modules.scoring.members import Members
-from modules.scoring.selection import best_choices, forward_selection
+from modules.scoring.selection import best_choices, forward_selection, turned
 
 ALL = "all"  # K of all members of all models
-MIXED = "mixed"  # one seed of each of K models, the models chosen on validation
+MIXED = "mixed"  # a member of each of K models, of different seeds; chosen on validation
 SELECTED = "selected"  # K members of any model, chosen on validation
 SUBSET_SEED = 2021
 MAX_EXHAUSTIVE = 8  # models, 255 choices; of more models one is added after another
@@ -41,7 +41,7 @@ def make_groups(members: Members, scores: pd.DataFrame, max_subsets: int) -> lis
     groups = [_any_of(model, places, max_subsets) for model, places in by_model.items()]
     if len(by_model) > 1:
         groups += [
-            _mixed(members, list(by_model.values())),
+            _mixed(members, [by_model[model] for model in sorted(by_model)]),
             _selected(members),
             _any_of(ALL, range(len(scores)), max_subsets),
         ]
@@ -90,7 +90,7 @@ def _any_of(name: str, places: Sequence[int], max_subsets: int) -> Group:
 
 
 def _mixed(members: Members, by_model: Sequence[Sequence[int]]) -> Group:
-    """The r-th seed of each of the best K models, for every r that all models have."""
+    """The best K models in turn: the r-th seed of the first, the next one of the second, ..."""
     seeds = min(map(len, by_model))
     logits = members.logits("val")
     candidates = [[logits[i] for i in places[:seeds]] for places in by_model]
@@ -100,10 +100,10 @@ def _mixed(members: Members, by_model: Sequence[Sequence[int]]) -> Group:
     else:
         path, _ = forward_selection(candidates, labels, len(by_model), repeat=False)
         choices = [tuple(path[:k]) for k in range(1, len(path) + 1)]
-    subsets = {
-        len(models): [tuple(by_model[model][r] for model in models) for r in range(seeds)]
-        for models in choices
-    }
+    subsets = {}
+    for models in choices:
+        turns = [turned(by_model[model][:seeds], place) for place, model in enumerate(models)]
+        subsets[len(models)] = list(zip(*turns, strict=True))
     places = sorted(i for places in by_model for i in places[:seeds])
     return Group(MIXED, places, subsets, dict.fromkeys(subsets, seeds), chosen=True)
 

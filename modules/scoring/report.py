@@ -105,9 +105,10 @@ _MAIN_NOTE = (
 )
 
 _GROUP_NOTE = (
-    f"`{MIXED}` merges one seed of each of K models, the models chosen on validation; its subsets "
-    f"are the seeds. `{SELECTED}` is K members of any model, chosen one after another on "
-    f"validation, one set a size. Neither is chosen by its test score. `{ALL}` is any K members."
+    f"`{MIXED}` merges one member of each of K models, of different seeds and the models chosen on "
+    f"validation; one subset begins with each seed. `{SELECTED}` is K members of any model, chosen "
+    f"one after another on validation, one set a size. Neither is chosen by its test score. "
+    f"`{ALL}` is any K members."
 )
 
 _POOL_NOTE = (
@@ -135,7 +136,9 @@ _CURVE_NOTE = (
 _PAIR_NOTE = (
     "Logit mean of two members; means over pairs of members, at most ten drawn at random a row. "
     "Error: label less probability. Disagreement: share of rows of which one member says that they "
-    "are clicked more often than the mean row, and the other not. Better: by validation."
+    "are clicked more often than the mean row, and the other not. Better: by validation. Pairs of "
+    "two architectures are of different seeds; the gain over the mean of pairs of one seed, which "
+    "are trained in one order of the rows, stands under `of one seed`."
 )
 
 _CALIBRATION_NOTE = (

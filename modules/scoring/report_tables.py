@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from modules.scoring.calibration import expected_calibration_error
@@ -203,9 +205,11 @@ def pair_table(diversity: pd.DataFrame) -> Layout:
         "merged AUC",
         "AUC gain over mean",
         "over better",
+        "of one seed",
         "merged log loss",
         "log loss gain over mean",
         "over better",
+        "of one seed",
     ]
     rows = [
         [
@@ -217,9 +221,11 @@ def pair_table(diversity: pd.DataFrame) -> Layout:
             number(row["test_auc"]),
             number(row["auc_gain"], sign="+"),
             number(row["auc_gain_over_better"], sign="+"),
+            number(row.get("auc_gain_same_seed", math.nan), sign="+"),
             number(row["test_logloss"]),
             number(row["logloss_gain"], sign="+"),
             number(row["logloss_gain_over_better"], sign="+"),
+            number(row.get("logloss_gain_same_seed", math.nan), sign="+"),
         ]
         for _, row in diversity.iterrows()
     ]

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
 from modules.scoring.metrics import Floats, row_chunks, row_loss
 from modules.scoring.threads import num_threads
+
+T = TypeVar("T")
 
 
 def forward_selection(
@@ -21,9 +24,10 @@ def forward_selection(
 ) -> tuple[list[int], list[float]]:
     """Pick one candidate after another, each the one that most lowers the merged log loss.
 
-    candidates: for each of C candidates its logits (rows,) in R repetitions, that are merged each
-    for itself; the mean log loss of the R logit means decides. repeat: a candidate may be picked
-    again, and then counts as often. Returns the picks and the log loss after each of them.
+    candidates: for each of C candidates its logits (rows,) in R repetitions, the first pick's and
+    those of later picks as `turned` says; the mean log loss of the R logit means decides. repeat: a
+    candidate may be picked again, and then counts as often. Returns the picks and the log loss
+    after each of them.
     """
     sums = [np.zeros(len(labels)) for _ in candidates[0]]
     picks: list[int] = []
@@ -31,12 +35,14 @@ def forward_selection(
     with ThreadPoolExecutor(num_threads()) as threads:
         for count in range(1, size + 1):
             left = [c for c in range(len(candidates)) if repeat or c not in picks]
-            extended = [list(zip(sums, candidates[c], strict=True)) for c in left]
+            extended = [
+                list(zip(sums, turned(candidates[c], count - 1), strict=True)) for c in left
+            ]
             tried = list(threads.map(partial(_merged_loss, labels, count), extended))
             best = int(np.argmin(tried))
             picks.append(left[best])
             losses.append(tried[best])
-            for total, logits in zip(sums, candidates[left[best]], strict=True):
+            for total, logits in zip(sums, turned(candidates[left[best]], count - 1), strict=True):
                 total += logits
     return picks, losses
 
@@ -53,11 +59,22 @@ def best_choices(
         for size in range(1, len(candidates) + 1):
             choices = list(combinations(range(len(candidates)), size))
             merges = [
-                list(zip(*(candidates[c] for c in choice), strict=True)) for choice in choices
+                list(zip(*(turned(candidates[c], p) for p, c in enumerate(choice)), strict=True))
+                for choice in choices
             ]
             tried = list(threads.map(partial(_merged_loss, labels, size), merges))
             best.append(choices[int(np.argmin(tried))])
     return best
+
+
+def turned(repetitions: Sequence[T], place: int) -> list[T]:
+    """What the candidate at `place` of a merge gives to each repetition r: its (r + place)-th.
+
+    Of R repetitions, which are the members of R seeds, no two in a merge of R models or fewer are
+    then of one seed: those would be trained in one order of the rows, and so be alike.
+    """
+    start = place % len(repetitions)
+    return [*repetitions[start:], *repetitions[:start]]
 
 
 def greedy_weights(members: Sequence[np.ndarray], labels: np.ndarray, size: int) -> Floats:
