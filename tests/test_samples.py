@@ -223,7 +223,10 @@ def _model_scores(tables: Tables) -> set[Any]:
 
 
 def _single_figures(tables: Tables) -> set[Any]:
-    """What may stand alone: mean, lowest and highest scores, gains in AUC, sd, and ambiguity."""
+    """What may stand alone: mean, lowest and highest scores, gains in AUC, sd, and ambiguity.
+
+    Also what pairs of members gain.
+    """
     budget = tables.budget
     runs = tables.members.groupby(["model", "arm"])[["test_auc", "test_logloss"]]
     best = tables.about.best
@@ -233,7 +236,7 @@ def _single_figures(tables: Tables) -> set[Any]:
             *np.ravel([runs.min(), runs.max()]),
             *budget["auc_gain"].abs(),
             *budget.loc[budget["k"] == 1, "test_auc_sd"],
-            *tables.diversity["ambiguity"],
+            *np.ravel(tables.diversity.filter(regex="ambiguity|auc_gain")),
             *([best.auc, best.logloss] if best else []),
         )
     )

@@ -92,7 +92,7 @@ def _draw_merges(panel: Axes, rows: pd.DataFrame, contender: str, metric: str) -
     colour, marker, dash = MERGES[contender]
     labels = {
         MERGED: "K members merged",
-        MIXED: "one seed each of K models",
+        MIXED: "K models, a member each",
         SELECTED: "K members chosen on validation",
     }
     panel.errorbar(
