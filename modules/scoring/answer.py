@@ -169,9 +169,9 @@ def _noise_note(noise: float) -> str:
     else:
         over_seeds = f"single members vary by sd {noise:.5f} over seeds"
     return (
-        f"In brackets: 95 % intervals for these test rows, paired. Within noise: the interval "
-        f"contains 0; within the noise of seeds: the gain is not above the sd over seeds of single "
-        f"members or of single runs of the arm, whichever is larger. Here {over_seeds}."
+        f"In brackets: 95 % intervals for these test rows and members, paired. Within noise: the "
+        f"interval contains 0; within the noise of seeds: the gain is not above the sd over seeds "
+        f"of single members or of single runs of the arm, whichever is larger. Here {over_seeds}."
     )
 
 
