@@ -369,8 +369,9 @@ def test_best_choices_are_those_of_a_naive_search() -> None:
     for size, best in enumerate(best_choices(candidates, labels), start=1):
         loss = {
             choice: np.mean([
-                log_loss(labels, expit(np.mean([z[(r + p) % 3] for p, z in enumerate(of)], axis=0)))
-                for of in [[candidates[c] for c in choice]]
+                log_loss(labels, expit(np.mean(
+                    [candidates[c][(r + place) % 3] for place, c in enumerate(choice)], axis=0
+                )))
                 for r in range(3)
             ])
             for choice in combinations(range(4), size)

@@ -226,10 +226,7 @@ def _model_scores(tables: Tables) -> set[Any]:
 
 
 def _single_figures(tables: Tables) -> set[Any]:
-    """What may stand alone: mean, lowest and highest scores, gains in AUC, sd, and ambiguity.
-
-    Also what pairs of members gain.
-    """
+    """What may stand alone: mean, lowest, highest scores, gains in AUC, sd, ambiguity of pairs."""
     budget = tables.budget
     runs = tables.members.groupby(["model", "arm"])[["test_auc", "test_logloss"]]
     best = tables.about.best

@@ -90,7 +90,10 @@ def _any_of(name: str, places: Sequence[int], max_subsets: int) -> Group:
 
 
 def _mixed(members: Members, by_model: Sequence[Sequence[int]]) -> Group:
-    """The best K models in turn: the r-th seed of the first, the next one of the second, ..."""
+    """The best K models in turn: the r-th seed of the first, the next one of the second, ...
+
+    Where all models have the same seeds, and K at least, no two members are of one seed.
+    """
     seeds = min(map(len, by_model))
     logits = members.logits("val")
     candidates = [[logits[i] for i in places[:seeds]] for places in by_model]

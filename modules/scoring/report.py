@@ -105,10 +105,10 @@ _MAIN_NOTE = (
 )
 
 _GROUP_NOTE = (
-    f"`{MIXED}` merges one member of each of K models, of different seeds and the models chosen on "
-    f"validation; one subset begins with each seed. `{SELECTED}` is K members of any model, chosen "
-    f"one after another on validation, one set a size. Neither is chosen by its test score. "
-    f"`{ALL}` is any K members."
+    f"`{MIXED}` merges one member of each of K models, of different seeds where all models have "
+    f"the same, and the models chosen on validation; one subset begins with each seed. "
+    f"`{SELECTED}` is K members of any model, chosen one after another on validation, one set a "
+    f"size. Neither is chosen by its test score. `{ALL}` is any K members."
 )
 
 _POOL_NOTE = (
