@@ -1,7 +1,9 @@
 """Self-attention over the few fields of many rows.
 
 torch's own kernels are made for long sequences. Here a sequence is a row's fields: everything
-between input and output is small for a block of rows, and is computed again for the gradient.
+between input and output is small for a block of rows. Of that the softmax's values are kept for the
+gradient, F * F numbers a row and head; the projections are faster computed again than written
+and read.
 
 Shapes: B rows, F fields, C and A width of input and output, A / H width of one of H heads.
 """
@@ -56,7 +58,10 @@ def self_attention(
     0; the others are divided by 1 - dropout.
     Shape: (B, F, C), (3 A or 4 A, C) -> (B, F, A)
     """
-    out: Tensor = apply_in_float32(_SelfAttention, inputs, weight, dim, heads, scale, dropout)
+    for_gradient = torch.is_grad_enabled()  # a forward of one's own is always without
+    out: Tensor = apply_in_float32(
+        _SelfAttention, inputs, weight, dim, heads, scale, dropout, for_gradient
+    )
     return out
 
 
@@ -70,30 +75,35 @@ class _SelfAttention(torch.autograd.Function):
         heads: int,
         scale: float,
         dropout: float,
+        for_gradient: bool,
     ) -> Tensor:
         out = inputs.new_empty(*inputs.shape[:2], dim)
-        kept = []
+        saved = []  # of every block and head the softmax's values, and which dropout kept
         for rows in _blocks(inputs):
             projected = functional.linear(inputs[rows], weight)
             residual = projected[..., 3 * dim :] if len(weight) == 4 * dim else inputs[rows]
             for head in _heads(dim, heads):
                 query, key, value = _parts(projected, dim, head)
-                weights = _softmax(query, key, scale)
+                scores = query @ key.mT
+                weights = torch.softmax(scores if scale == 1 else scores.mul_(scale), dim=2)
+                if for_gradient:
+                    saved.append(weights)
                 if dropout > 0:
-                    kept.append(draw_kept(weights, dropout))
-                    weights *= factors(kept[-1], dropout, weights.dtype)
+                    kept = draw_kept(weights, dropout)
+                    saved.append(kept)
+                    weights = weights * factors(kept, dropout, weights.dtype)
                 torch.add(residual[..., head], weights @ value, out=out[rows, :, head])
             out[rows].relu_()
-        ctx.save_for_backward(inputs, weight, out, *kept)
+        ctx.save_for_backward(inputs, weight, out, *saved)
         ctx.heads, ctx.scale, ctx.dropout = heads, scale, dropout
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        inputs, weight, out, *kept = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, out, *saved = ctx.saved_tensors
         dim = out.shape[2]
         inputs_grad, weight_grad = torch.empty_like(inputs), torch.zeros_like(weight)
-        of_head = iter(kept)
+        of_head = iter(saved)
         for rows in _blocks(inputs):
             projected = functional.linear(inputs[rows], weight)
             projected_grad = torch.empty_like(projected)
@@ -101,10 +111,9 @@ class _SelfAttention(torch.autograd.Function):
             for head in _heads(dim, ctx.heads):
                 query, key, value = _parts(projected, dim, head)
                 into_query, into_key, into_value = _parts(projected_grad, dim, head)
-                weights = _softmax(query, key, ctx.scale)
+                used = weights = next(of_head)
                 weights_grad = grad[..., head] @ value.mT
-                used = weights
-                if kept:
+                if ctx.dropout > 0:
                     of_weights = factors(next(of_head), ctx.dropout, weights.dtype)
                     used = weights * of_weights
                     weights_grad *= of_weights
@@ -123,13 +132,7 @@ class _SelfAttention(torch.autograd.Function):
             inputs_grad[rows] = projected_grad @ weight
             if not projects_residual:
                 inputs_grad[rows] += grad
-        return inputs_grad, weight_grad, None, None, None, None
-
-
-def _softmax(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """The weights (rows, F, F) of one head."""
-    scores = query @ key.mT
-    return torch.softmax(scores if scale == 1 else scores.mul_(scale), dim=2)
+        return inputs_grad, weight_grad, None, None, None, None, None
 
 
 def _blocks(inputs: Tensor) -> Iterator[slice]:
