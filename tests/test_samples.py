@@ -39,8 +39,9 @@ IN_SHORT = {  # by folder, how its row begins
     "criteo-official-settings": "Criteo | official (part 1)",
     "avazu-official-settings": "Avazu | official (part 1)",
     "synthetic-avazu": "planted: DeepFM, FinalMLP | official (part 5)",
+    "synthetic-avazu-dcnv2": "planted: DCNv2 | official (part 5)",
     "synthetic-avazu-two-seeds": (
-        "planted: DCNv2, AutoInt | official, two seeds of a bigger model (part 5)"
+        "planted: AutoInt | official, two seeds of a bigger model (part 5)"
     ),
     "criteo-own-order": "Criteo | and a row order for each seed (part 2)",
     "avazu-own-order": "Avazu | and a row order for each seed (part 2)",
