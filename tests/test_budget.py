@@ -399,6 +399,18 @@ def test_an_arm_that_fails_is_named_and_does_not_squeeze_the_rest(tables: Tables
     assert drawn != named
 
 
+@pytest.mark.parametrize(("metric", "better"), [("auc", 0.2), ("logloss", -0.2)])
+def test_an_arm_far_ahead_is_drawn(tables: Tables, metric: str, better: float) -> None:
+    budget = tables.budget.copy()
+    budget.loc[budget["contender"] == "width:2", f"test_{metric}"] += better
+    panel, *_ = draw_cost(tables.about, budget, metric).axes
+    assert panel.get_title().startswith("deepfm\n")
+    low, high = panel.get_ylim()
+    arms = budget[(budget["group"] == "deepfm") & (budget["contender"] == "width:2")]
+    assert arms[f"test_{metric}"].between(low, high).all()
+    assert "width" in panel.get_legend_handles_labels()[1]
+
+
 def test_pairs_are_those_of_naive_loops(root: Path) -> None:
     members = load_members(root, "avazu")
     scores = score_members(members)

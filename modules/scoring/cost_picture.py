@@ -149,7 +149,7 @@ def _scale_by_factor(panel: Axes, factors: pd.Series) -> None:
 
 
 def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> None:
-    """Fit the panel to base and merges, and to the arms that are not far away.
+    """Fit the panel to base, merges and arms, but for arms that are far worse.
 
     An arm that fails, as averaged weights of independent seeds do, would squeeze all others.
     """
@@ -159,7 +159,7 @@ def _scale_by_score(panel: Axes, rows: pd.DataFrame, metric: str) -> None:
     central = rows["contender"].isin([BASE, *MERGES])
     low, high = (score - half)[central].min(), (score + half)[central].max()
     reach = max(high - low, 1e-6)
-    shown = score.between(low - reach, high + reach)
+    shown = score >= low - reach if metric == "auc" else score <= high + reach
     while True:
         low, high = (score - half)[shown].min(), (score + half)[shown].max()
         margin = 0.06 * max(high - low, 1e-6)
