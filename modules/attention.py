@@ -58,7 +58,7 @@ def self_attention(
     0; the others are divided by 1 - dropout.
     Shape: (B, F, C), (3 A or 4 A, C) -> (B, F, A)
     """
-    for_gradient = torch.is_grad_enabled()  # a forward of one's own is always without
+    for_gradient = torch.is_grad_enabled()  # within a Function's forward it is always off
     out: Tensor = apply_in_float32(
         _SelfAttention, inputs, weight, dim, heads, scale, dropout, for_gradient
     )
