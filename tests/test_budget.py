@@ -104,6 +104,22 @@ def test_costs_are_those_of_the_members_or_of_the_arm(tables: Tables) -> None:
     assert everything["factor"] == pytest.approx(3.3) and everything["base_model"] == "deepfm"
 
 
+def test_a_member_without_weight_costs_nothing(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed, macs=1000)
+    random = {split: 9 * z for split, z in log.predictions(5.0).items()}
+    log.write_run(tmp_path, "deepfm", 4, predictions=random, macs=1000)
+    log.write_run(tmp_path, "deepfm", 1, arm="width:3", macs=3000)
+    members = load_members(tmp_path, "avazu")
+    tables = make_tables("avazu", members, pools=["weighted"], max_subsets=64)
+    for k, macs in ((2, 1500), (3, 2250), (4, 3000)):  # of the mean subset
+        row = line(tables, "deepfm", "merged", k)
+        (merged,) = tables.merged.query(f"group == 'deepfm' and k == {k}").to_dict("records")
+        assert row["macs_per_row"] == merged["macs_per_row"] == macs
+    assert line(tables, "deepfm", "merged", 4, "width:3")["factor"] == 3.0
+
+
 def test_merges_meet_the_arm_whose_cost_is_nearest(tables: Tables) -> None:
     duels = tables.budget[tables.budget["against"] != "base"]
     met = set(zip(duels["group"], duels["k"], duels["against"], strict=True))
@@ -197,6 +213,23 @@ def test_a_mix_of_one_model_twice_meets_pairs_of_its_members(tmp_path: Path) -> 
     assert set(merges["k"]) == {2}  # four would need a fourth seed
 
 
+def test_a_model_that_a_mix_has_twice_counts_twice_in_its_mean_module(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed, macs=1000, noise=0.5)
+        log.write_run(tmp_path, "fm", seed, macs=100, noise=2.0)
+    log.write_run(tmp_path, "deepfm+deepfm+fm", 1, arm="joint:3", macs=2100)
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    base = line(tables, "deepfm+deepfm+fm", "base", 1)
+    deepfm, fm = (line(tables, model, "base", 1)["test_auc"] for model in ("deepfm", "fm"))
+    assert base["macs_per_row"] == 700 and base["runs"] == 6
+    assert base["test_auc"] == pytest.approx((2 * deepfm + fm) / 3, abs=1e-12)
+    noise = tables.budget.query("contender == 'base' and group in ['deepfm', 'fm']")["auc_noise"]
+    assert base["auc_noise"] == pytest.approx(np.sqrt((noise**2).mean()), abs=1e-12)
+    for contender, k in (("joint:3", 1), ("merged", 3)):
+        assert line(tables, "deepfm+deepfm+fm", contender, k)["factor"] == 3.0
+
+
 def test_a_joint_training_of_two_models_meets_their_pairs(root: Path, tables: Tables) -> None:
     base = line(tables, "deepfm+fm", "base", 1)
     assert base["macs_per_row"] == 550 and base["runs"] == 6
@@ -227,6 +260,7 @@ def test_arms_of_models_that_are_not_merged_stay_out(root: Path) -> None:
         (0.003, 0.001, 0.005, 0.004, "noise"),  # single members vary as much
         (0.003, 0.001, 0.005, float("nan"), "gain"),  # one seed: the interval alone decides
         (0.0, 0.0, 0.0, float("nan"), "noise"),
+        (-1e-16, -2e-16, -1e-17, 0.0, "noise"),  # rounding
     ],
 )
 def test_what_is_within_noise_is_called_that(
@@ -382,6 +416,24 @@ def test_a_gain_within_noise_is_called_that(tables: Tables) -> None:
         budget.loc[duel, ["auc_gain", "auc_low", "auc_verdict"]] = 0.001, low, "noise"
         said = f"merging is level (within {noise}) with depth:3 (+0.00100 "
         assert said in answer(replace(tables, budget=budget))
+
+
+def test_a_gain_in_log_loss_within_noise_is_called_that(tmp_path: Path) -> None:
+    log = FakeLog()
+    for seed in SEEDS:
+        log.write_run(tmp_path, "deepfm", seed)
+    tables = make_tables("avazu", load_members(tmp_path, "avazu"), pools=["logit"], max_subsets=4)
+    budget = tables.budget.copy()
+    merge = budget["contender"] == "merged"
+    figures = ["logloss_gain", "logloss_low", "logloss_high", "logloss_verdict"]
+    for low, verdict_, said in (
+        (0.0005, "gain", "[+0.00050, +0.00150]."),
+        (0.0005, "noise", "[+0.00050, +0.00150] (within the noise of seeds)."),
+        (-0.0005, "noise", "[-0.00050, +0.00150] (within noise)."),
+    ):
+        budget.loc[merge, figures] = 0.001, low, 0.0015, verdict_
+        text = answer(replace(tables, budget=budget))
+        assert f"over base, and +0.00100 nats of log loss {said}" in text
 
 
 def test_an_arm_that_fails_is_named_and_does_not_squeeze_the_rest(tables: Tables) -> None:

@@ -29,6 +29,7 @@ def test_enough_is_where_less_than_the_noise_is_left() -> None:
     assert curve.enough(0.02) == 1
     assert curve.enough(0.0) == math.inf
     assert Curve(0.44, -0.001, 0.0).enough(0.0) == 1  # merging harms
+    assert Curve(0.44, 1e-16, 0.0).enough(1e-17) == 1  # rounding
 
 
 def test_table_fits_groups_with_two_sizes_in_one_pool() -> None:
@@ -54,6 +55,15 @@ def test_calibrated_predictions_have_a_small_error_and_biased_ones_their_bias() 
     assert table["predicted"].is_monotonic_increasing
     certain = reliability(np.ones(100, np.uint8), np.zeros(100))
     assert expected_calibration_error(certain) == pytest.approx(0.5)
+
+
+def test_rows_of_one_prediction_are_alike_whatever_their_order() -> None:
+    logits = np.repeat(np.log([1 / 4, 2 / 3]), 500)  # probabilities of 0.2 and 0.4
+    labels = np.zeros(1000, np.uint8)
+    labels[:100] = labels[-200:] = 1
+    for order in (np.arange(1000), np.arange(1000)[::-1], np.argsort(labels, kind="stable")):
+        table = reliability(labels[order], logits[order])
+        assert expected_calibration_error(table) == pytest.approx(0, abs=1e-12)
 
 
 def test_bins_are_no_more_than_rows() -> None:

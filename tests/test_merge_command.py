@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -444,6 +445,33 @@ def test_a_failed_write_leaves_older_results_alone(
     assert [file.name for file in results.iterdir()] == ["merged.csv"]
     assert (results / "merged.csv").read_text() == "older"
     assert [file.name for file in results.parent.iterdir()] == ["avazu"]
+
+
+def test_a_failed_move_removes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("refused")
+
+    results = home / "results" / "avazu"
+    results.mkdir(parents=True)
+    (results / "tables.tex").write_text("older")
+    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.chdir(home)
+    assert command.main(["--dataset", "avazu"]) == 1
+    assert [file.name for file in results.iterdir()] == ["tables.tex"]
+
+
+def test_results_may_lie_on_another_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == home.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system here")
+    with tempfile.TemporaryDirectory(dir=other) as elsewhere:
+        (home / "results").mkdir()
+        (home / "results" / "avazu").symlink_to(elsewhere)
+        monkeypatch.chdir(home)
+        assert command.main(["--dataset", "avazu"]) == 0
+        names = {path.name for path in Path(elsewhere).iterdir()}
+        assert {"report.md", "budget.csv"} <= names
+        assert not [name for name in names if name.startswith(".")]
 
 
 def test_imports_no_torch() -> None:

@@ -275,6 +275,24 @@ def test_pools_that_prefer_members_gain_over_the_plain_mean_member(
     assert merged["explained"] == pytest.approx(merged["ambiguity"] / gain, abs=1e-9)
 
 
+@pytest.mark.parametrize("pool", ["weighted", "greedy"])
+def test_the_best_member_is_that_of_the_group_though_a_pool_leaves_it_out(
+    tmp_path: Path, pool: str
+) -> None:
+    log = FakeLog()
+    for seed in range(3):
+        log.write_run(tmp_path, "deepfm", seed)
+    sure = {split: 20 * z for split, z in log.predictions(0.1).items()}  # a good order, no more
+    log.write_run(tmp_path, "fm", 0, predictions=sure)
+    members = load_members(tmp_path, "avazu")
+    scores = score_members(members)
+    best = scores.loc[scores["model"] == "fm", "test_auc"].item()
+    assert best == scores["test_auc"].max()
+    merged = merge_all(members, [pool], 10).query("group == 'all' and k == 4").iloc[0]
+    assert merged["members_used"] < 4
+    assert merged["best_member_auc"] == merged["best_on_val_auc"] == best
+
+
 def test_subsets_are_counted_by_a_pool_that_takes_all(tmp_path: Path) -> None:
     merged = merge_all(make_members(tmp_path, {"fm": 4}), ["greedy", "prob"], 3)
     counted = [row[2] for row in gain_table(merged).rows]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,19 @@ def test_a_narrow_range_of_predictions_has_ticks_too(shares: tuple[float, float]
     for axis, (low, high) in ((panel.xaxis, panel.get_xlim()), (panel.yaxis, panel.get_ylim())):
         shown = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
         assert 2 <= len(shown) <= 12
+
+
+def test_probabilities_of_a_wide_range_are_not_written_over_each_other() -> None:
+    about = read_tables(SAMPLES[0]).about
+    groups = ["fm", "lr", "all"]
+    lines = [(group, share) for group in groups for share in (5e-5, 0.99)]
+    table = pd.DataFrame(lines, columns=["group", "predicted"])
+    figure = draw_calibration(about, table.assign(clicked=table["predicted"], prediction="merged"))
+    figure.draw_without_rendering()
+    for panel in figure.axes:
+        boxes = [label.get_window_extent() for label in panel.get_xticklabels()]
+        assert len(boxes) >= 3
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 @pytest.mark.parametrize("folder", SAMPLES, ids=lambda folder: folder.name)

@@ -108,7 +108,7 @@ def _merging(merge: pd.Series, arm: str) -> str:
 
 
 def _merge_alone(merge: pd.Series, arm: str) -> str:
-    loss = interval(merge["logloss_low"], merge["logloss_high"])
+    loss = interval(merge["logloss_low"], merge["logloss_high"]) + _within(merge, "logloss")
     return f"At {_merging(merge, arm)}, and {merge['logloss_gain']:+z.5f} nats of log loss {loss}."
 
 
@@ -181,22 +181,25 @@ def _gain(row: pd.Series, gains: str = "gains", loses: str = "loses") -> str:
     Or "loses 0.00040 AUC [0.00010, 0.00070]": the interval is that of the loss.
     """
     gain, low, high = (row[f"auc_{part}"] for part in ("gain", "low", "high"))
-    noise = f" (within {_noise(row)})" if row["auc_verdict"] == "noise" else ""
+    within = _within(row, "auc")
     if gain >= 0:
-        return f"{gains} {gain:+z.5f} AUC {interval(low, high)}{noise}"
-    return f"{loses} {-gain:z.5f} AUC [{-high:z.5f}, {-low:z.5f}]{noise}"
+        return f"{gains} {gain:+z.5f} AUC {interval(low, high)}{within}"
+    return f"{loses} {-gain:z.5f} AUC [{-high:z.5f}, {-low:z.5f}]{within}"
 
 
 def _ahead(duel: pd.Series) -> str:
     """The verdict on a merge against an arm."""
-    level = f"is level (within {_noise(duel)}) with"
+    level = f"is level{_within(duel, 'auc')} with"
     words = {"gain": "is ahead of", "loss": "is behind", "noise": level}
     return words[duel["auc_verdict"]]
 
 
-def _noise(row: pd.Series) -> str:
-    """Which noise a difference is within: that of these rows, or only that of seeds."""
-    return "noise" if row["auc_low"] <= 0 <= row["auc_high"] else "the noise of seeds"
+def _within(row: pd.Series, metric: str) -> str:
+    """Which noise a difference is within, if any: that of these rows, or only that of seeds."""
+    if row[f"{metric}_verdict"] != "noise":
+        return ""
+    of_rows = row[f"{metric}_low"] <= 0 <= row[f"{metric}_high"]
+    return " (within noise)" if of_rows else " (within the noise of seeds)"
 
 
 def _seeds(count: int) -> str:

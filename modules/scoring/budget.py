@@ -13,8 +13,8 @@ import pandas as pd
 from modules.runs import Member
 from modules.scoring.groups import ALL, MIXED, SELECTED, Group, balanced_subsets, places_by_model
 from modules.scoring.members import BASE, MIX, Members
-from modules.scoring.merging import merge_subset
-from modules.scoring.metrics import sample_sd
+from modules.scoring.merging import merge_subset, subset_weights
+from modules.scoring.metrics import ROUNDING, sample_sd
 from modules.scoring.significance import (
     Profile,
     auc_difference,
@@ -53,7 +53,8 @@ class Contender:
 class Family:
     """A base, the bigger models made of it, and the merges that spend as much.
 
-    base: places in `Members.runs`. merges: name and K, and the subsets that are averaged over.
+    base: places in `Members.runs`, those of a model that a mix has twice two times. merges: name
+    and K, and the subsets that are averaged over.
     """
 
     name: str
@@ -98,7 +99,7 @@ def verdict(gain: float, low: float, high: float, noise: float) -> str:
 
     noise: sd of single runs over seeds, NaN where it is unknown.
     """
-    if low <= 0 <= high or abs(gain) <= noise:
+    if low <= 0 <= high or abs(gain) <= noise or abs(gain) <= ROUNDING:
         return "noise"
     return "gain" if gain > 0 else "loss"
 
@@ -121,7 +122,7 @@ def _families(
         counts = Counter(mix.split(MIX))
         parts = [(by_model[model], count) for model, count in counts.items()]
         seeds = min(len(places) for places, _ in parts)
-        base = [i for places, _ in parts for i in places[:seeds]]  # as in the merges
+        base = [i for places, count in parts for i in places[:seeds] * count]  # as in the merges
         yield Family(mix, mix, base, _rounds(parts, seeds))
     named = {group.name: group for group in groups}
     if ALL in named:
@@ -159,7 +160,7 @@ def _compare(
     family: Family, members: Members, scores: pd.DataFrame, rival_scores: pd.DataFrame, pool: str
 ) -> Iterator[dict[str, Any]]:
     labels = members.labels["test"]
-    table = scores.iloc[list(family.base)]
+    table = scores.iloc[list(dict.fromkeys(family.base))]
     base = Contender(
         BASE,
         1,
@@ -176,7 +177,10 @@ def _compare(
     arms = list(_arms(family, members, rival_scores, labels))
     for arm in arms:
         yield row(arm, base)
-    costs = {key: _cost(scores, subsets) for key, subsets in family.merges.items()}
+    costs = {
+        key: _cost(scores, [_used(members, scores, subset, pool) for subset in subsets])
+        for key, subsets in family.merges.items()
+    }
     nearest = {arm.name: _nearest(arm, base, costs) for arm in arms}
     for (name, k), subsets in family.merges.items():
         merged = Contender(
@@ -216,6 +220,14 @@ def _arms(
 
 def _noise(runs: pd.DataFrame) -> dict[str, float]:
     return {metric: seed_sd(runs, f"test_{metric}") for metric in ("auc", "logloss")}
+
+
+def _used(
+    members: Members, scores: pd.DataFrame, subset: tuple[int, ...], pool: str
+) -> tuple[int, ...]:
+    """The members of a subset that have a weight; the others need not be asked."""
+    weights = subset_weights(members, scores, subset, pool)
+    return tuple(i for i, weight in zip(subset, weights, strict=True) if weight > 0)
 
 
 def _cost(scores: pd.DataFrame, subsets: Sequence[tuple[int, ...]]) -> dict[str, float]:

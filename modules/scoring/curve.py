@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from modules.scoring.metrics import ROUNDING
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -29,7 +31,7 @@ class Curve:
 
         From K on, scale / K is left to gain. 1 where one member is enough already.
         """
-        if self.scale <= noise:
+        if self.scale <= max(noise, ROUNDING):
             return 1
         return math.ceil(self.scale / noise) if noise > 0 else math.inf
 

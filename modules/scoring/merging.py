@@ -87,12 +87,19 @@ def merge_subset(
     members: Members, scores: pd.DataFrame, subset: Sequence[int], pool: str
 ) -> Floats:
     """The test logits (rows,) of some members merged in a pool that chooses none of them."""
-    weights = equal_weights([range(len(subset))], len(subset))
-    if pool == "weighted":
-        val_logloss = scores["val_logloss"].to_numpy()[list(subset)]
-        weights = information_weights(weights, val_logloss, members.labels["val"])
     logits = [members.runs[i].logits("test") for i in subset]
-    return merge_rows(POOLS[pool].mean, weights[0], logits)
+    return merge_rows(POOLS[pool].mean, subset_weights(members, scores, subset, pool), logits)
+
+
+def subset_weights(
+    members: Members, scores: pd.DataFrame, subset: Sequence[int], pool: str
+) -> Floats:
+    """The weights (M,) of these members in such a pool; 0 of one that `weighted` leaves out."""
+    equal = equal_weights([range(len(subset))], len(subset))
+    if pool != "weighted":
+        return equal[0]
+    val_logloss = scores["val_logloss"].to_numpy()[list(subset)]
+    return information_weights(equal, val_logloss, members.labels["val"])[0]
 
 
 def ambiguity(weights: Floats, members: Floats, merged: Floats) -> Floats:
@@ -211,8 +218,11 @@ def _row(
     apart: Floats,
     table: pd.DataFrame,
 ) -> dict[str, Any]:
-    """plain: the weights of the mean member, which all gains are over."""
-    used = weights > 0
+    """plain: the weights of the mean member, which all gains are over.
+
+    The best members are those of all that the pool could take, used or not.
+    """
+    used, there = weights > 0, plain > 0
     test_auc, val_auc = table["test_auc"].to_numpy(), table["val_auc"].to_numpy()
     member_auc = plain @ test_auc
     member_logloss = plain @ table["test_logloss"].to_numpy()
@@ -231,10 +241,10 @@ def _row(
         "test_logloss_sd": sample_sd(logloss),
         "member_auc": member_auc.mean(),
         "member_logloss": member_logloss.mean(),
-        "best_member_auc": np.where(used, test_auc, -np.inf).max(axis=1).mean(),
+        "best_member_auc": np.where(there, test_auc, -np.inf).max(axis=1).mean(),
         "ambiguity": apart.mean(),
         "subsets_possible": 1 if pool == "greedy" else group.possible[k],
-        "best_on_val_auc": test_auc[np.where(used, val_auc, -np.inf).argmax(axis=1)].mean(),
+        "best_on_val_auc": test_auc[np.where(there, val_auc, -np.inf).argmax(axis=1)].mean(),
         "auc_gain": auc_gain.mean(),
         "auc_gain_sd": sample_sd(auc_gain),
         "logloss_gain": logloss_gain.mean(),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+ROUNDING = 1e-12  # a difference of two metrics that is not larger is none
 ROWS_AT_ONCE = 4_096  # so that float64 temporaries, also of 16 merges, stay in the cache
 
 

@@ -256,6 +256,8 @@ def _draw_map(
 def _plain_ticks(panel: Axes, ends: Sequence[float]) -> None:
     """A few round probabilities on both logarithmic axes."""
     ticks = [tick for tick in _ROUND if ends[0] * 0.95 <= tick <= ends[1] * 1.05]
+    if len(ticks) > _MOST_TICKS:
+        ticks = [tick for tick in ticks if tick in _DECADES]
     if len(ticks) < 2:  # a narrow range
         ticks = list(MaxNLocator(nbins=4).tick_values(*ends))
     for axis in (panel.xaxis, panel.yaxis):
@@ -264,4 +266,6 @@ def _plain_ticks(panel: Axes, ends: Sequence[float]) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-_ROUND = [m * 10.0**e for e in range(-6, 0) for m in (1, 2, 5)] + [1.0]
+_DECADES = [10.0**e for e in range(-6, 1)]
+_ROUND = [tick * m for tick in _DECADES for m in (1, 2, 5)]
+_MOST_TICKS = 8  # that a panel has room for

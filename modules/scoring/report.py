@@ -101,7 +101,7 @@ _MAIN_NOTE = (
     "The sd is over members; for `all` it includes the differences between models, and its mean "
     "member is that of all models, weak ones included. Pick the member that is best on validation: "
     "the one best on test is an oracle, for comparison only. Ambiguity A is the log loss that the "
-    "logit mean gains over the mean member."
+    "logit mean gains over the mean member, both with the weights of the pool."
 )
 
 _GROUP_NOTE = (
