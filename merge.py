@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.atomic import check_writable
 from modules.names import split_names
 from modules.runs import RunError
 from modules.scoring.answer import answer
@@ -24,11 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = _parse(argv)
     try:
         tables = read_tables(flags.tables) if flags.tables else _merge(flags)
-        folder = _results_folder(flags, tables)
+        folder = _results_folder(flags, tables.about.dataset)
         report, *pictures = write_results(folder, tables, latex=flags.latex)
     except (RunError, MetricError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: what was there before is unchanged", file=sys.stderr)
+        return 130
     except (KeyError, IndexError, TypeError, ValueError) as error:
         if not flags.tables:
             raise
@@ -42,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _merge(flags: argparse.Namespace) -> Tables:
     check_pools(flags.pool)
+    check_writable(_results_folder(flags, flags.dataset))
     members = load_members(flags.runs, flags.dataset, models=flags.models, arm=flags.arm)
     if members.left_out:
         names = ", ".join(members.left_out)
@@ -55,11 +60,11 @@ def _merge(flags: argparse.Namespace) -> Tables:
     )
 
 
-def _results_folder(flags: argparse.Namespace, tables: Tables) -> Path:
+def _results_folder(flags: argparse.Namespace, dataset: str) -> Path:
     """Where the results go; redrawn ones replace those that they come from."""
     if flags.results is None and flags.tables:
         return Path(flags.tables)
-    return (flags.results or Path("results")) / tables.about.dataset
+    return Path(flags.results or "results") / dataset
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -20,12 +20,13 @@ def atomic_folder(
     left behind is removed by the next writer of the same target. Of two writers of one target at
     the same time the second raises `BlockingIOError`. An existing `target` is removed in the end
     where `replace` is set, is moved to `aside` where that is given, and raises `FileExistsError`
-    otherwise. A `target` that is a link is followed.
+    otherwise. A `target` that is a link is followed. Raises `OSError` as `check_writable`.
     """
     target = Path(target).resolve()
+    check_writable(target)
     partial = target.with_name(f".{target.name}.partial")
     replaced = target.with_name(f".{target.name}.replaced")
-    with _locked_folder(partial, target):
+    with locked_folder(partial, target):
         # A process killed between the two renames below left the older folder aside: take it back.
         if replaced.exists() and not target.exists():
             replaced.rename(target)
@@ -46,9 +47,24 @@ def atomic_folder(
         shutil.rmtree(replaced, ignore_errors=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise `OSError` where `folder` is not there and cannot be made, or cannot be written into."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        reason = "a file"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        reason = "closed to you"
+    else:
+        return
+    raise OSError(f"{folder} cannot be written: {there} is {reason}; choose another place")
+
+
 @contextmanager
-def _locked_folder(folder: Path, target: Path) -> Iterator[None]:
-    """Make `folder` empty and hold a lock on it that dies with the process."""
+def locked_folder(folder: Path, target: Path) -> Iterator[None]:
+    """Make `folder` empty and hold a lock on it that dies with the process.
+
+    target: what is written in it. Raises `BlockingIOError` where another process holds the lock.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -106,7 +106,8 @@ def prepare_log(
             print(f"{output} is complete ({_summary(older)}): nothing to do")
             return older
         if (output / SCHEMA_FILE).exists():
-            print(f"replacing {output} ({_summary(older) if older else 'which could not be read'})")
+            there = _summary(older) if older else "which could not be read"
+            print(f"replacing {output} ({there}), which stays until the new one is complete")
         with atomic_folder(output, replace=True) as folder, _full_disk_named(output, folder):
             schema = encode_log(folder, source, settings)
     _report(schema, output, time.perf_counter() - started)

@@ -27,7 +27,7 @@ from modules.runs import (
 from modules.scoring.metrics import MetricError
 from modules.soup import LateSoupTrainer, SeedSoupTrainer, averages_present_members
 from modules.training import Trainer, train_member
-from modules.weights import WEIGHTS
+from modules.weights import check_weights
 
 # What a user can cause; anything else that ends a member is a defect and shows its traceback.
 USER_ERRORS = (DataError, RunError, ModelError, ConfigError, MetricError, OSError)
@@ -162,9 +162,18 @@ def _state(config: RunConfig, runs: Path, schema: Schema, force: bool) -> State:
             f"{folder} was trained with other settings: {'; '.join(differences)}. "
             f"--force trains it again, --runs DIR keeps both"
         )
-    files = (WEIGHTS, *(f"{split}.npy" for split in SCORED_SPLITS))
-    whole = all((folder / name).exists() for name in files) and averages_present_members(member)
-    return State.COMPLETE if whole else State.REDO
+    return State.COMPLETE if _is_whole(member) else State.REDO
+
+
+def _is_whole(member: Member) -> bool:
+    """Whether weights and predictions are there, and those that a soup was made of."""
+    try:
+        check_weights(member.folder)
+        for split in SCORED_SPLITS:
+            member.logits(split)
+    except RunError:
+        return False
+    return averages_present_members(member)
 
 
 def _aside(folder: Path) -> Path:

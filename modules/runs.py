@@ -95,13 +95,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def find_members(root: Path, dataset: str, models: Sequence[str] | None = None) -> list[Member]:
     """All complete runs of a data set, by model, arm and seed; `models` restricts and orders them.
 
-    Raises `RunError` if there is none, or none of one of `models`.
+    Raises `RunError` if there is none, or none of one of `models`, or one that lost its report.
     """
     folder = Path(root) / dataset
     members = [
-        read_member(path.parent)
-        for path in folder.glob("*/*/seed-*/report.json")
-        if path.parent.name.removeprefix("seed-").isdigit()
+        read_member(path)
+        for path in folder.glob("*/*/seed-*")
+        if path.name.removeprefix("seed-").isdigit() and path.is_dir()
     ]
     found = sorted({member.model for member in members})
     if not found:

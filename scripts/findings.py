@@ -25,7 +25,7 @@ from modules.models import MODELS
 from modules.runs import RunError
 from modules.scoring.budget import MERGED
 from modules.scoring.members import BASE
-from modules.scoring.tables import read_tables
+from modules.scoring.tables import TABLES_NEEDED, read_tables
 
 METRICS = {"auc": "AUC", "logloss": "log loss"}
 BIGGER = re.compile(r"(width|depth|joint|multi):")
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(folder, count_verdicts(budget), *findings_tables(budget), sep="\n\n", end="\n\n")
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        print(f"error: {folder}: {error!r}; {TABLES_NEEDED}", file=sys.stderr)
         return 1
     return 0
 

@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: what was there before is unchanged", file=sys.stderr)
+        return 130
     for found, *measured in zip(alike.values(), *rounds, strict=True):
         before = [member.report.get("latency_ms", float("nan")) for member in found]
         latency = {"latency_ms": median(measured), "latency_machine": describe_machine(device)}

@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.atomic import check_writable
 from data.loader import Loader, read_labels
 from data.schema import SPLITS, Schema, read_schema
 from modules.config import RunConfig
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RunError(f"--output {args.output} is a folder; name a Parquet file in it")
         if args.output.suffix != ".parquet":
             raise RunError(f"--output {args.output}: scores are Parquet; name it NAME.parquet")
+        check_writable(args.output.parent)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         device = resolve_device(args.device)
         loader = Loader(args.data, args.split, batch_size=4096, schema=schema)
@@ -62,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: what was there before is unchanged", file=sys.stderr)
+        return 130
     print(f"{len(labels):,} rows of {args.data}: {args.output}")
     return 0
 

@@ -37,6 +37,7 @@ from optuna.trial import TrialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.atomic import check_writable
 from data.loader import read_labels
 from data.schema import Schema, read_schema
 from modules import config as configuration
@@ -103,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        return 130
     print(path)
     return 0
 
@@ -293,14 +297,23 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
     """The study of this name, begun or taken up; `RunError` where it was another search."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = args.runs / "search" / f"{args.name}.journal"
+    check_writable(journal.parent)
     journal.parent.mkdir(parents=True, exist_ok=True)
     if args.force:
         journal.unlink(missing_ok=True)
-    study = optuna.create_study(
-        study_name=args.name,
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        load_if_exists=True,
-    )
+    if journal.exists():
+        _drop_unfinished_line(journal)
+    try:
+        study = optuna.create_study(
+            study_name=args.name,
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{journal}: not a search's journal ({error!r}); choose another --name, or begin anew "
+            f"with --force"
+        ) from error
     # Taken up again, the sampler must not repeat the draws that it began with.
     study.sampler = optuna.samplers.TPESampler(
         n_startup_trials=STARTUP_TRIALS, seed=task.config.seed + len(study.trials)
@@ -325,6 +338,18 @@ def _open_study(args: argparse.Namespace, task: Task) -> optuna.Study:
         )
     _queue_interrupted(study)
     return study
+
+
+def _drop_unfinished_line(journal: Path) -> None:
+    """Cut off what a process that was killed while it wrote left behind the last whole line.
+
+    Else the next line would be written behind it, and no later search could read the journal.
+    """
+    written = journal.read_bytes()
+    whole = written.rfind(b"\n") + 1
+    if whole < len(written):
+        with journal.open("r+b") as file:
+            file.truncate(whole)
 
 
 def _queue_interrupted(study: optuna.Study) -> None:

@@ -79,6 +79,24 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(OSError, match=r"a/b cannot be written: .*/file is a file; choose another"),
+        atomic_folder(tmp_path / "file/a/b"),
+    ):
+        pass
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    if os.access(closed, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with (
+        pytest.raises(OSError, match=r"closed/a cannot be written: .*/closed is closed to you"),
+        atomic_folder(closed / "a"),
+    ):
+        pass
+
+
 def test_an_existing_folder_is_only_replaced_on_demand(tmp_path: Path) -> None:
     write(tmp_path / "a", "old")
     with pytest.raises(FileExistsError, match="remove it or ask for it to be replaced"):

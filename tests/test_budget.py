@@ -27,6 +27,7 @@ from modules.scoring.report_tables import against_base, settings_table
 from modules.scoring.settings import own_settings
 from modules.scoring.tables import Tables
 from scripts.findings import findings_tables
+from scripts.findings import main as findings_command
 from tests.fake_runs import FakeLog
 
 SEEDS = (1, 2, 3)
@@ -354,6 +355,16 @@ def test_the_findings_compare_with_the_base_where_nothing_is_bigger(tables: Tabl
         assert titles == ["| soup:3 (of 3 seeds)", "| 2 merged", "| 3 merged"]
         gain = left.loc[left["contender"] == "soup:3", f"{metric}_gain"].iloc[0]
         assert f"{gain:z.5f} [" in rows[0]
+
+
+def test_findings_of_tables_without_a_column_are_refused_in_a_line(
+    tables: Tables, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(tables, budget=tables.budget.drop(columns="auc_gain")).save(tmp_path)
+    assert findings_command([str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}: KeyError('auc_gain')")
+    assert len(error.splitlines()) == 1
 
 
 def test_another_arm_of_several_models_is_not_called_the_base(tmp_path: Path) -> None:

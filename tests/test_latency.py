@@ -89,3 +89,15 @@ def test_members_of_other_data_are_left_alone(
     (last.folder / "report.json").write_text(json.dumps(other))
     assert measure(runs, encoded) == 1
     assert "all 6 members under" in capsys.readouterr().err
+
+
+def test_an_interrupted_measurement_changes_no_report(
+    encoded: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latency, "measure_latency_ms", stop)
+    assert measure(runs, encoded) == 130
+    assert capsys.readouterr().err == "interrupted: what was there before is unchanged\n"
+    assert {member.report["latency_ms"] for member in members(runs)} == {1e9}

@@ -447,6 +447,45 @@ def test_a_failed_write_leaves_older_results_alone(
     assert [file.name for file in results.parent.iterdir()] == ["avazu"]
 
 
+def test_what_a_killed_merge_left_is_cleared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for older in ("results/.avazu.partial", "results/avazu/.avazu.partial"):
+        (home / older).mkdir(parents=True)
+        (home / older / "merged.csv").write_text("half")
+    monkeypatch.chdir(home)
+    assert command.main(["--dataset", "avazu"]) == 0
+    assert not (home / "results/avazu/.avazu.partial").exists()
+    shutil.rmtree(home / "results/avazu")
+    assert command.main(["--dataset", "avazu"]) == 0
+    assert [path.name for path in (home / "results").iterdir()] == ["avazu"]
+
+
+@pytest.mark.parametrize("there", ["results", "results/avazu"])
+def test_a_file_where_results_should_go_is_named_before_the_work(
+    home: Path, there: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / there).parent.mkdir(exist_ok=True)
+    (home / there).write_text("mine")
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(command, "make_tables", None)
+    assert command.main(["--dataset", "avazu"]) == 1
+    said = f"error: results/avazu cannot be written: {there} is a file; choose another place\n"
+    assert capsys.readouterr().err == said
+    assert (home / there).read_text() == "mine"
+
+
+def test_an_interrupted_merge_says_that_nothing_changed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "make_tables", stop)
+    monkeypatch.chdir(home)
+    assert command.main(["--dataset", "avazu"]) == 130
+    assert capsys.readouterr().err == "interrupted: what was there before is unchanged\n"
+    assert not (home / "results").exists()
+
+
 def test_a_failed_move_removes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("refused")
@@ -461,9 +500,9 @@ def test_a_failed_move_removes_nothing(home: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_results_may_lie_on_another_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Path("/dev/shm")
+    other = Path("/dev/shm")  # noqa: S108
     if not other.is_dir() or other.stat().st_dev == home.stat().st_dev:
-        pytest.skip("/dev/shm is no other file system here")
+        pytest.skip(f"{other} is no other file system here")
     with tempfile.TemporaryDirectory(dir=other) as elsewhere:
         (home / "results").mkdir()
         (home / "results" / "avazu").symlink_to(elsewhere)

@@ -40,7 +40,7 @@ def write_run(runs: Path, model: str, seed: int) -> Path:
 def test_members_are_found_in_order_and_only_where_complete(tmp_path: Path) -> None:
     for model, seed in (("lr", 10), ("lr", 9), ("fm", 1)):
         write_run(tmp_path, model, seed)
-    (run_folder(tmp_path, "toy", "fm", "base", 2)).mkdir()  # no report: not a run
+    (run_folder(tmp_path, "toy", "fm", "base", 2)).write_text("a file: not a run")
     aside = write_run(tmp_path, "fm", 3)
     aside.rename(aside.with_name("seed-3.data-0123abcd"))
     (tmp_path / "toy/fm/base/.seed-4.partial").mkdir()
@@ -64,8 +64,12 @@ def test_missing_members_and_files_say_what_to_do(tmp_path: Path) -> None:
         (folder / "val.npy").write_bytes(content)
         with pytest.raises(RunError, match=r"val.npy: unreadable predictions"):
             member.logits("val")
+    refusal = r"report.json: not a run's report .*again with --force"
     (folder / "report.json").write_text("{")
-    with pytest.raises(RunError, match=r"report.json: not a run's report .*again with --force"):
+    with pytest.raises(RunError, match=refusal):
+        find_members(tmp_path, "toy")
+    (folder / "report.json").unlink()  # a merge must not go on with one member less
+    with pytest.raises(RunError, match=refusal):
         find_members(tmp_path, "toy")
 
 

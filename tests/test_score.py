@@ -106,10 +106,33 @@ def test_what_cannot_be_scored_is_refused(
     printed = capsys.readouterr()
     assert f"--output {tmp_path} is a folder" in printed.err
     assert printed.out == ""  # before anything is scored
+    (tmp_path / "file").write_text("mine")
+    below = tmp_path / "file/scores.parquet"
+    assert score.main([*flags, "--data", str(encoded), "--output", str(below)]) == 1
+    printed = capsys.readouterr()
+    assert f"{below.parent} cannot be written: {below.parent} is a file" in printed.err
+    assert printed.out == ""
     other = tmp_path / "new/scores.csv"
     assert score.main([*flags, "--data", str(encoded), "--output", str(other)]) == 1
     assert f"--output {other}: scores are Parquet" in capsys.readouterr().err
     assert not other.parent.exists()
+
+
+def test_interrupted_scoring_leaves_no_file(
+    encoded: Path,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "_score", stop)
+    flags = ["--dataset", "avazu", "--runs", str(runs), "--data", str(encoded)]
+    assert score.main([*flags, "--output", str(tmp_path / "scores.parquet")]) == 130
+    assert capsys.readouterr().err == "interrupted: what was there before is unchanged\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_members_of_other_ids_are_left_out_and_said_to_be(

@@ -127,9 +127,10 @@ def test_the_trial_in_which_a_search_was_stopped_is_made_up_for(
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             patched.setattr(search, "fit_member", stop)
-            search.main(command("--trials", "2"))
+            assert search.main(command("--trials", "2")) == 130
+        assert "interrupted: the same command goes on where it was" in capsys.readouterr().err
     for trials in ("4", "5"):
         assert search.main(command("--trials", trials)) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -138,6 +139,25 @@ def test_the_trial_in_which_a_search_was_stopped_is_made_up_for(
     as_configured = [" vary=init " in line and line.endswith(" lr=0.01") for line in found]
     assert as_configured[:3] == [False, False, True]  # behind the two others that were queued
     assert "5 trials of up to 2 members" in lines[-2]
+
+
+def test_a_line_that_a_killed_search_did_not_finish_is_dropped(
+    search: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search.main(command("--trials", "2")) == 0
+    journal = tmp_path / "runs/search/toy.journal"
+    whole = journal.read_text()
+    for cut in (len(whole) - 30, len(whole) - 1):
+        journal.write_text(whole[:cut])
+        assert search.main(command("--trials", "3")) == 0
+        assert search.main(command("--trials", "3")) == 0
+    capsys.readouterr()
+    journal.write_text("not a journal\n" + whole)
+    assert search.main(command("--trials", "3")) == 1
+    error = capsys.readouterr().err
+    assert "toy.journal: not a search's journal" in error and "--force" in error
+    assert len(error.splitlines()) == 1
+    assert journal.read_text() == "not a journal\n" + whole
 
 
 def test_a_trial_that_fails_counts_and_says_why(

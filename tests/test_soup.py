@@ -109,6 +109,20 @@ def test_a_soup_is_made_again_when_a_member_was(encoded: Path, runs: Path) -> No
     assert state() is State.COMPLETE
 
 
+@pytest.mark.parametrize("name", ["val.npy", "test.npy", "model.safetensors"])
+@pytest.mark.parametrize("keeps", [0.0, 0.5])
+def test_a_run_whose_files_are_damaged_is_trained_again(
+    encoded: Path, runs: Path, name: str, keeps: float
+) -> None:
+    path = train(config(), encoded, runs).folder / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keeps * len(whole))])
+    (planned,) = plan_group([config()], encoded, runs)
+    assert planned.state is State.REDO
+    list(train_group([planned], encoded, runs, CPU))
+    assert path.read_bytes() == whole
+
+
 def test_a_soup_needs_members_of_the_same_settings(encoded: Path, runs: Path) -> None:
     missing = outcome(config("soup:3"), encoded, runs)
     assert "seed-7 is missing; train the arm base first" in missing.failure

@@ -95,11 +95,12 @@ def subset_weights(
     members: Members, scores: pd.DataFrame, subset: Sequence[int], pool: str
 ) -> Floats:
     """The weights (M,) of these members in such a pool; 0 of one that `weighted` leaves out."""
-    equal = equal_weights([range(len(subset))], len(subset))
-    if pool != "weighted":
-        return equal[0]
-    val_logloss = scores["val_logloss"].to_numpy()[list(subset)]
-    return information_weights(equal, val_logloss, members.labels["val"])[0]
+    weights = equal_weights([range(len(subset))], len(subset))
+    if pool == "weighted":
+        val_logloss = scores["val_logloss"].to_numpy()[list(subset)]
+        weights = information_weights(weights, val_logloss, members.labels["val"])
+    of_subset: Floats = weights[0]
+    return of_subset
 
 
 def ambiguity(weights: Floats, members: Floats, merged: Floats) -> Floats:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from pathlib import Path
 
+from data.atomic import check_writable, locked_folder
 from modules.scoring.pictures import draw_pictures
 from modules.scoring.report import PICTURE_TITLES, render_latex, render_report
 from modules.scoring.tables import OPTIONAL, Tables
@@ -17,23 +18,33 @@ def write_results(folder: Path, tables: Tables, *, latex: bool = False) -> list[
 
     Everything is written into a folder of its own and moved when all of it is there. What an older
     merge left and this one does not make is removed; other files in `folder` are left alone.
+    Raises `OSError` as `check_writable`, and `BlockingIOError` while another process writes there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    near = folder if folder.is_dir() else folder.parent  # `folder` may be on a disk of its own
-    with tempfile.TemporaryDirectory(dir=near, prefix=f".{folder.name}-") as name:
-        staging = Path(name)
-        tables.save(staging)
-        pictures = draw_pictures(tables)
-        for file, figure in pictures.items():
-            figure.savefig(staging / file, dpi=150)
-        (staging / REPORT).write_text(render_report(tables, list(pictures)))
-        if latex:
-            (staging / LATEX).write_text(render_latex(tables))
-        folder.mkdir(exist_ok=True)
-        made = list(staging.iterdir())
-        for path in made:
-            path.replace(folder / path.name)
-        optional = {*PICTURE_TITLES, *(f"{table}.csv" for table in OPTIONAL), LATEX}
-        for older in optional - {path.name for path in made}:
-            (folder / older).unlink(missing_ok=True)
-    return [folder / file for file in [REPORT, *pictures]]
+    check_writable(folder)
+    place = folder.resolve()
+    near = place if place.is_dir() else place.parent  # `place` may be a disk of its own
+    staging = near / f".{place.name}.partial"
+    with locked_folder(staging, folder):
+        try:
+            pictures = _write(staging, tables, latex)
+            made = [path.name for path in staging.iterdir()]
+            place.mkdir(exist_ok=True)
+            for name in made:
+                (staging / name).replace(place / name)
+        finally:
+            shutil.rmtree(staging)
+    for older in {*PICTURE_TITLES, *(f"{table}.csv" for table in OPTIONAL), LATEX} - {*made}:
+        (place / older).unlink(missing_ok=True)
+    return [folder / name for name in (REPORT, *pictures)]
+
+
+def _write(folder: Path, tables: Tables, latex: bool) -> list[str]:
+    """Write everything into `folder`; the names of the pictures."""
+    tables.save(folder)
+    pictures = draw_pictures(tables)
+    for name, figure in pictures.items():
+        figure.savefig(folder / name, dpi=150)
+    (folder / REPORT).write_text(render_report(tables, list(pictures)))
+    if latex:
+        (folder / LATEX).write_text(render_latex(tables))
+    return list(pictures)
