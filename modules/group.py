@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -44,10 +45,14 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Planned:
-    """One member of the group and what is to be done for it."""
+    """One member of the group and what is to be done for it.
+
+    replaces: the inode of the run that is done again because that was asked for.
+    """
 
     config: RunConfig
     state: State
+    replaces: int | None = None
 
     @property
     def name(self) -> str:
@@ -74,7 +79,7 @@ def plan_group(
     has no such arm, and `DataError` where the data set cannot be read.
     """
     schema = read_schema(data)
-    planned = [Planned(config, _state(config, runs, schema, force)) for config in configs]
+    planned = [_plan(config, runs, schema, force) for config in configs]
     for place, entry in enumerate(planned):
         if entry.name in (other.name for other in planned[:place]):
             raise RunError(
@@ -93,7 +98,7 @@ def train_group(
     for entry in planned:
         try:
             now = entry
-            if entry.state is not State.REDO:  # which may have been asked for
+            if entry.replaces is None or entry.replaces != _inode(_folder(entry.config, runs)):
                 (now,) = plan_group([entry.config], data, runs)
             yield Outcome(now, _member(now, data, runs, device))
         except USER_ERRORS as error:
@@ -106,7 +111,7 @@ def train_group(
 def _member(planned: Planned, data: Path, runs: Path, device: torch.device) -> Member:
     """The member as it is, or trained."""
     config = planned.config
-    folder = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
+    folder = _folder(config, runs)
     if planned.state is State.COMPLETE:
         return read_member(folder)
     return train_member(
@@ -142,13 +147,27 @@ def summarise(member: Member) -> str:
     )
 
 
-def _state(config: RunConfig, runs: Path, schema: Schema, force: bool) -> State:
+def _folder(config: RunConfig, runs: Path) -> Path:
+    return run_folder(runs, config.dataset, config.model, config.arm, config.seed)
+
+
+def _inode(folder: Path) -> int | None:
+    """What tells a run from another one that took its place; None where there is none."""
+    return folder.stat().st_ino if folder.exists() else None
+
+
+def _plan(config: RunConfig, runs: Path, schema: Schema, force: bool) -> Planned:
     settings = resolved_settings(config, schema.num_fields)
-    folder = run_folder(runs, config.dataset, config.model, config.arm, config.seed)
-    if not folder.exists():
-        return State.MISSING
+    there = _inode(_folder(config, runs))
+    if there is None:
+        return Planned(config, State.MISSING)
     if force:
-        return State.REDO
+        return Planned(config, State.REDO, replaces=there)
+    return Planned(config, _state_of_run(_folder(config, runs), settings, schema))
+
+
+def _state_of_run(folder: Path, settings: dict[str, Any], schema: Schema) -> State:
+    """The state of the run in `folder`, which was asked for with these settings."""
     member = read_member(folder)
     if member.report["data"]["fingerprint"] != schema.fingerprint:
         return State.OTHER_DATA

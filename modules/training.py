@@ -6,6 +6,7 @@ Shapes: B rows of a batch, F fields, U distinct ids of a batch, W width of the f
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -280,11 +281,19 @@ class Trainer:
         self.bootstrap_seed = streams.bootstrap
         self.loaders = {split: self._loader(split) for split in SPLITS}
         lr, l2 = self.settings.lr, self.settings.l2
+        warmup_steps = self.settings.warmup_steps
+        total_steps = self.settings.epochs * len(self.loaders["train"])
+        if warmup_steps > total_steps:
+            print(
+                f"warning: warmup_steps={warmup_steps}, but the training has at most {total_steps} "
+                f"steps; the learning rate will not rise to {lr}",
+                file=sys.stderr,
+            )
         self.learning_rate = LearningRate(
             lr,
             self.settings.schedule,
-            warmup_steps=self.settings.warmup_steps,
-            total_steps=self.settings.epochs * len(self.loaders["train"]),
+            warmup_steps=warmup_steps,
+            total_steps=total_steps,
         )
         self.table_optimizer = build_table_optimizer(network.table.weight, self.settings)
         self.model_parameters = list(network.model.parameters())

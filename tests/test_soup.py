@@ -109,20 +109,6 @@ def test_a_soup_is_made_again_when_a_member_was(encoded: Path, runs: Path) -> No
     assert state() is State.COMPLETE
 
 
-@pytest.mark.parametrize("name", ["val.npy", "test.npy", "model.safetensors"])
-@pytest.mark.parametrize("keeps", [0.0, 0.5])
-def test_a_run_whose_files_are_damaged_is_trained_again(
-    encoded: Path, runs: Path, name: str, keeps: float
-) -> None:
-    path = train(config(), encoded, runs).folder / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keeps * len(whole))])
-    (planned,) = plan_group([config()], encoded, runs)
-    assert planned.state is State.REDO
-    list(train_group([planned], encoded, runs, CPU))
-    assert path.read_bytes() == whole
-
-
 def test_a_soup_needs_members_of_the_same_settings(encoded: Path, runs: Path) -> None:
     missing = outcome(config("soup:3"), encoded, runs)
     assert "seed-7 is missing; train the arm base first" in missing.failure
@@ -226,14 +212,36 @@ def test_what_another_process_trained_since_the_plan_is_taken(encoded: Path, run
     assert (folder / "report.json").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("lost", ["model.safetensors", "val.npy", "test.npy"])
-def test_a_run_that_lost_a_file_is_trained_again(lost: str, encoded: Path, runs: Path) -> None:
-    (runs / "toy/deepfm/base/seed-5" / lost).unlink()
+@pytest.mark.parametrize("name", ["model.safetensors", "val.npy", "test.npy"])
+@pytest.mark.parametrize("keeps", [None, 0.0, 0.5])
+def test_a_run_that_lost_a_file_or_a_part_of_it_is_trained_again(
+    name: str, keeps: float | None, encoded: Path, runs: Path
+) -> None:
+    path = runs / "toy/deepfm/base/seed-5" / name
+    whole = path.read_bytes()
+    path.unlink()
+    if keeps is not None:
+        path.write_bytes(whole[: int(keeps * len(whole))])
     planned = plan_group([config(), config(seed=6)], encoded, runs)
     assert [entry.state for entry in planned] == [State.REDO, State.COMPLETE]
     first, _ = train_group(planned, encoded, runs, CPU)
     assert first.member is not None
-    assert (first.member.folder / lost).exists()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_what_another_process_trained_again_since_the_plan_is_taken(
+    encoded: Path, runs: Path, force: bool
+) -> None:
+    folder = runs / "toy/deepfm/base/seed-5"
+    (folder / "val.npy").unlink()
+    ours, theirs = (plan_group([config()], encoded, runs, force=force) for _ in range(2))
+    assert [entry.state for entry in ours] == [State.REDO]
+    list(train_group(theirs, encoded, runs, CPU))
+    written = (folder / "report.json").stat().st_mtime_ns
+    (found,) = train_group(ours, encoded, runs, CPU)
+    assert found.planned.state is State.COMPLETE and found.member is not None
+    assert (folder / "report.json").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("name", ["report.json", "config.yaml"])

@@ -327,6 +327,19 @@ def test_every_parameter_moves_at_the_scheduled_learning_rate(
         assert (new - old).abs().max().item() == pytest.approx(1e-5, rel=0.02)
 
 
+@pytest.mark.parametrize(("warmup_steps", "warned"), [(0, False), (5, False), (1000, True)])
+def test_a_warm_up_that_ends_after_the_training_is_warned_of(
+    encoded: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    warmup_steps: int,
+    warned: bool,
+) -> None:
+    train(encoded, tmp_path, "lr", 1, f"warmup_steps={warmup_steps}", "lr=1e-2")
+    said = "warning: warmup_steps=1000, but the training has at most "
+    assert (said in capsys.readouterr().err) == warned
+
+
 def test_lr_finds_the_optimum_of_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, sizes, l2 = 400, (5, 4, 3), 1e-2
