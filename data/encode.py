@@ -18,6 +18,8 @@ from typing import NoReturn
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from data.log import Log
@@ -278,12 +280,16 @@ def _warn_of_unknown_fields(folder: Path, log: CodedLog, vocabulary: Vocabulary)
         vocabulary.fields, expressions, vocabulary.tables, strict=True
     ):
         interner = log.interners[root(expression)]
-        if field.size > 1 and (table[: len(interner.counts)] == field.unknown).all():
-            value = str(interner.values()[int(np.argmax(interner.counts))])
+        texts, counts = interner.values(), interner.counts.copy()
+        if (missing := pc.index(texts, pa.scalar("", texts.type)).as_py()) >= 0:
+            counts[missing] = 0  # it is known wherever one was missing there
+        met = np.flatnonzero(counts)
+        if field.size > 1 and len(met) and (table[met] == field.unknown).all():
+            value = str(texts[int(np.argmax(counts))])
             print(
                 f"warning: field '{field.name}': no value is one of those in {folder}, the most "
-                f"frequent is '{value[:120]}'; every row gets the unknown id. Is the column "
-                f"written as it was there?",
+                f"frequent is '{value[:120]}'; every row with one gets the unknown id. Is the "
+                f"column written as it was there?",
                 file=sys.stderr,
             )
 

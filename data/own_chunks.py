@@ -113,6 +113,8 @@ def _column(array: pa.DictionaryArray) -> Column:
         # The time as it is written there, and the offset, without which times do not compare.
         distinct = pc.strftime(distinct, "%Y-%m-%d %H:%M:%S%z")
     values = pl.Series(distinct)
+    if values.dtype == pl.Float16:  # which has no floor
+        values = values.cast(pl.Float32)
     texts = values.cast(pl.String)
     if values.dtype.is_float():
         values = values.fill_nan(None)

@@ -32,7 +32,7 @@ import yaml
 from data.log import FORMATS, Layout, Log, OwnRecipe, unknown_name
 from data.own_chunks import column_names
 from data.raw import RawFormat, Rule
-from data.schema import LABEL, SCHEMA_FILE, SPLITS, DataError, Schema
+from data.schema import LABEL, PREPARE_AGAIN, SCHEMA_FILE, SPLITS, DataError, Schema
 from data.split import SHARES, SPLIT_SEED, RuleName, SplitRule
 from data.transforms import (
     HOUR_PARTS,
@@ -47,6 +47,8 @@ from data.transforms import (
 
 LAYOUT_KEYS = ("format", "separator", "quotes", "columns")
 RECIPE_KEYS = (*LAYOUT_KEYS, "label", "fields", "other_columns", "threshold")
+TEXT_KEYS = ("label", "column", "columns", "equals", "separator")  # whose values are texts
+NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 SPLIT_RULES = ("random", "stratified", "time", "files")
 DEFAULT_THRESHOLD = 2
 DEFAULT_TIME = "iso"
@@ -83,7 +85,19 @@ def like_log(schema: Schema, folder: Path, dataset: str, raw: Sequence[Path]) ->
     assert schema.log is not None
     place = Place(folder / SCHEMA_FILE) / "log"
     content = _mapping(schema.log, place, RECIPE_KEYS)
-    return _with_recipe(content, place, dataset, tuple(raw), SplitRule("test"))
+    log = _with_recipe(content, place, dataset, tuple(raw), SplitRule("test"))
+    fields, thresholds = log.format.fields, log.format.thresholds
+    if set(fields) != set(schema.field_names):
+        raise (place / "fields").error(
+            f"{', '.join(fields)} are not the data set's, {', '.join(schema.field_names)}; "
+            f"{PREPARE_AGAIN}"
+        )
+    in_order = replace(
+        log.format,
+        fields={name: fields[name] for name in schema.field_names},
+        thresholds={name: thresholds[name] for name in schema.field_names},
+    )
+    return replace(log, format=in_order)
 
 
 @dataclass(frozen=True)
@@ -164,9 +178,15 @@ def _read_fields(
     }
     used = taken | {field["column"] for field in asked.values()}
     if others == "keep":
-        asked |= {
-            name: {"column": name, "transform": "none"} for name in known.names if name not in used
-        }
+        left = [name for name in known.names if name not in used]
+        for name in left:
+            if name in asked:
+                raise (place / name).error(
+                    f"it is made of the column '{asked[name]['column']}', and there is a column "
+                    f"'{name}' too; call the field otherwise, or say what becomes of the column, "
+                    f"as `its_{name}: {{column: {name}}}` or `... transform: drop`"
+                )
+        asked |= {name: {"column": name, "transform": "none"} for name in left}
     fields = {name: field for name, field in asked.items() if field["transform"] != "drop"}
     for name, field in fields.items():
         if name == LABEL:
@@ -328,6 +348,7 @@ def _load(path: Path) -> Any:
         text = path.read_text()
         tree = yaml.compose(text, yaml.SafeLoader)
         _refuse_repeated_keys(tree, path)
+        _refuse_rewritten_texts(tree, path)
         return yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: unreadable ({error}); --log names the log's YAML file") from error
@@ -349,6 +370,21 @@ def _refuse_repeated_keys(node: yaml.Node | None, path: Path) -> None:
                 line = key.start_mark.line + 1
                 raise DataError(f"{path}, line {line}: '{key.value}' is there twice; remove one")
             _refuse_repeated_keys(value, path)
+
+
+def _refuse_rewritten_texts(node: yaml.Node | None, path: Path) -> None:
+    """YAML reads 010 as 8, 1.10 as 1.1 and 12:30 as 750, which are other texts."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        _refuse_rewritten_texts(value, path)
+        several = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        for one in several if key.value in TEXT_KEYS else []:
+            if one.tag in NUMBER_TAGS and str(yaml.safe_load(one.value)) != one.value:
+                raise DataError(
+                    f"{path}, line {one.start_mark.line + 1}: YAML reads {one.value} as "
+                    f"{yaml.safe_load(one.value)}; put it in quotes"
+                )
 
 
 def _mapping(value: Any, place: Place, known: Iterable[str] | None = None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from data.log import Log, official_log
 from data.own_log import like_log, read_own_log
 from data.raw import RAW_FORMATS, raw_format
 from data.schema import SCHEMA_FILE, SPLITS, DataError, RawFile, Schema, read_schema
-from data.shards import SHARD_FORMATS, TRUTH_SPLITS, shard_name, truth_name
+from data.shards import SHARD_FORMATS, TRUTH_SPLITS, is_made_by_us, shard_name, truth_name
 from data.split import SplitRule
 from data.synthetic import truth_path, write_log
 from data.vocabulary import VOCABULARY_FILE
@@ -106,6 +106,7 @@ def prepare_log(
             print(f"{output} is complete ({_summary(older)}): nothing to do")
             return older
         if (output / SCHEMA_FILE).exists():
+            _refuse_others(output)
             there = _summary(older) if older else "which could not be read"
             print(f"replacing {output} ({there}), which stays until the new one is complete")
         with atomic_folder(output, replace=True) as folder, _full_disk_named(output, folder):
@@ -167,6 +168,19 @@ def _older(output: Path, needed: Sequence[Path]) -> Schema | None:
         return None
 
 
+def _is_of_data_set(path: Path) -> bool:
+    return path.name in (SCHEMA_FILE, VOCABULARY_FILE) or is_made_by_us(path.name)
+
+
+def _refuse_others(output: Path) -> None:
+    for path in sorted(output.iterdir()):
+        if not _is_of_data_set(path):
+            raise DataError(
+                f"{path} lies in {output}, which would be replaced; move it, or choose another "
+                f"--output"
+            )
+
+
 def _is_complete(older: Schema, output: Path, source: Source, settings: Settings) -> bool:
     """Whether `output` is what would be made now: same log, same settings, every file there."""
     expected = {VOCABULARY_FILE} | {
@@ -177,8 +191,7 @@ def _is_complete(older: Schema, output: Path, source: Source, settings: Settings
     }
     if source.synthetic:
         expected |= {truth_name(split) for split in TRUTH_SPLITS}
-    suffixes = (*SHARD_FORMATS, "npy")
-    found = {path.name for suffix in suffixes for path in output.glob(f"*.{suffix}")}
+    found = {path.name for path in output.iterdir() if _is_of_data_set(path)} - {SCHEMA_FILE}
     thresholds = {field.name: field.threshold for field in older.fields}
     log, base = source.log, source.base
     return (

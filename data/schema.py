@@ -186,6 +186,11 @@ def _check_layout(schema: Schema) -> None:
     """Raise `ValueError` unless the fields' ids lie end to end and every split is counted."""
     offset = 0
     for field in schema.fields:
+        if type(field.offset) is not int or type(field.size) is not int:
+            raise ValueError(
+                f"field '{field.name}' has offset {field.offset} and size {field.size}, which are "
+                f"not whole numbers"
+            )
         if field.offset != offset or field.size < 1:
             raise ValueError(
                 f"field '{field.name}' has offset {field.offset} and size {field.size}, "
@@ -194,6 +199,9 @@ def _check_layout(schema: Schema) -> None:
         offset += field.size
     if not schema.fields:
         raise ValueError("it has no field")
+    like = schema.like
+    if like is not None and (not isinstance(like, dict) or {*like} != {"dataset", "fingerprint"}):
+        raise ValueError(f"like is {like!r}, not a data set and its fingerprint")
     if not set(schema.rows) == set(schema.positives) == set(SPLITS):
         raise ValueError(f"rows and positives must be given for {', '.join(SPLITS)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -47,6 +48,13 @@ def shard_name(split: str, number: int, file_format: str) -> str:
 
 def truth_name(split: str) -> str:
     return f"{split}.truth.npy"
+
+
+def is_made_by_us(name: str) -> bool:
+    """Whether `name` is one of those that `shard_name` and `truth_name` give."""
+    splits, suffixes = "|".join(SPLITS), "|".join(SHARD_FORMATS)
+    shard = re.fullmatch(rf"({splits})-\d{{5,}}\.({suffixes})", name)
+    return bool(shard) or name in map(truth_name, TRUTH_SPLITS)
 
 
 def find_shards(folder: Path, split: str, file_format: str | None = None) -> list[Path]:

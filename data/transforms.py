@@ -138,10 +138,13 @@ def _number(text: pl.Expr) -> pl.Expr:
 
 
 def _log_bucket(text: pl.Expr) -> pl.Expr:
-    """A number v above 2 as floor(ln(v)^2), another cut to an integer: the recipe for Criteo's."""
+    """A number v above 2 as floor(ln(v)^2), another cut to an integer: the recipe for Criteo's.
+
+    Below -2^63 all are that.
+    """
     value = _number(text)
     bucket = value.log().pow(2).floor()
-    chosen = pl.when(value > 2).then(bucket).otherwise(value)
+    chosen = pl.when(value > 2).then(bucket).otherwise(value.clip(-(2.0**63)))
     return chosen.cast(pl.Int64, strict=False).cast(pl.String).fill_null("")
 
 

@@ -8,7 +8,7 @@ row is hashed once, and what is kept of a row in between is a small integer a co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from data.threads import map_ahead
 from data.tokens import Interner
 
 VOCABULARY_FILE = "vocabulary.parquet"
+TEXT_AT_ONCE = 2**30  # bytes; an Arrow string array takes 2 GiB
 VOCABULARY_SCHEMA = pa.schema(
     [
         pa.field("field", pa.string(), nullable=False),
@@ -104,7 +105,8 @@ def _rank(
 def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
     """Write `vocabulary.parquet`: field, value, id, count, a row an id and a row group a field.
 
-    The value of an unknown id is null, its count that of all values that share it.
+    The value of an unknown id is null, its count that of all values that share it. A field of more
+    text than Arrow takes at once has several row groups.
     """
     path = folder / VOCABULARY_FILE
     with pq.ParquetWriter(path, VOCABULARY_SCHEMA, compression="zstd") as writer:
@@ -112,13 +114,24 @@ def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
             vocabulary.fields, vocabulary.kept, vocabulary.counts, strict=True
         ):
             ids = np.arange(field.offset, field.offset + field.size, dtype=np.int32)
-            columns = [
-                pl.repeat(field.name, field.size, eager=True).to_arrow().cast(pa.string()),
-                values.extend_constant(None, 1).to_arrow().cast(pa.string()),
-                to_arrow(ids),
-                to_arrow(counts),
-            ]
-            writer.write_table(pa.table(columns, schema=VOCABULARY_SCHEMA))
+            texts = values.extend_constant(None, 1)
+            for rows in _parts(values):
+                columns = [
+                    pl.repeat(field.name, len(ids[rows]), eager=True).to_arrow().cast(pa.string()),
+                    texts[rows].to_arrow().cast(pa.string()),
+                    to_arrow(ids[rows]),
+                    to_arrow(counts[rows]),
+                ]
+                writer.write_table(pa.table(columns, schema=VOCABULARY_SCHEMA))
+
+
+def _parts(values: pl.Series) -> Iterator[slice]:
+    """The rows of a field, an unknown one behind its values, in parts of `TEXT_AT_ONCE` at most."""
+    lengths = values.str.len_bytes()
+    rows, step = len(values) + 1, len(values) + 1
+    if (lengths.sum() or 0) > TEXT_AT_ONCE:
+        step = max(1, TEXT_AT_ONCE // int(lengths.max()))  # type: ignore[arg-type]
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def read_vocabulary(folder: Path, fields: Sequence[Field]) -> dict[str, pl.Series]:

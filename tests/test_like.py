@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from data.encode import Settings
 from data.loader import Loader, read_labels
@@ -87,6 +88,32 @@ def test_a_log_of_ones_own_is_encoded_by_its_kept_recipe(tmp_path: Path) -> None
     pd.read_csv(tmp_path / "log.csv").to_parquet(tmp_path / "log.parquet")
     prepare_like(tmp_path / "base", [tmp_path / "log.parquet"], tmp_path / "parquet")
     np.testing.assert_array_equal(read_split(tmp_path / "parquet", "test"), found)
+
+
+def test_a_recipe_in_another_order_gives_the_same_ids(tmp_path: Path) -> None:
+    prepare_own(tmp_path)
+    prepare_like(tmp_path / "base", [tmp_path / "log.csv"], tmp_path / "like")
+    path = tmp_path / "base/schema.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text())))  # which sorts the keys
+    prepare_like(tmp_path / "base", [tmp_path / "log.csv"], tmp_path / "sorted")
+    for name in ("vocabulary.parquet", "test-00000.parquet"):
+        found = (tmp_path / "sorted" / name).read_bytes()
+        assert found == (tmp_path / "like" / name).read_bytes()
+
+
+@pytest.mark.parametrize("edit", ["less", "more"])
+def test_a_recipe_of_other_fields_is_refused(tmp_path: Path, edit: str) -> None:
+    prepare_own(tmp_path)
+    path = tmp_path / "base/schema.yaml"
+    content = yaml.safe_load(path.read_text())
+    described = content["log"]["fields"]
+    if edit == "less":
+        del described["ad"]
+    else:
+        described["again"] = described["ad"]
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(DataError, match=r"schema.yaml: log: fields: .* are not the data set's"):
+        prepare_like(tmp_path / "base", [tmp_path / "log.csv"], tmp_path / "new")
 
 
 def test_values_never_seen_get_the_unknown_id_of_their_field(tmp_path: Path) -> None:
@@ -209,6 +236,20 @@ def test_a_field_whose_values_are_all_unknown_is_said(
     prepare_like(tmp_path / "base", [write_lines(tmp_path / "a.csv", rows)], tmp_path / "a")
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith(f"warning: field 'ad': no value is one of those in {tmp_path}/base")
+    # An integer is a float as soon as one is missing, which the base knows as well.
+    prices = [line.split(",") for line in own_lines(500)]
+    written = {"base": "{}", "new": "{}.0"}
+    for name, price in written.items():
+        lines = [",".join([*row[:-2], price.format(row[-2]), row[-1]]) for row in prices[1:]]
+        lines[::9] = [",".join([*row[:-2], "", row[-1]]) for row in prices[1::9]]
+        write_lines(tmp_path / f"{name}.csv", [own_lines(0)[0], *lines])
+    content = OWN.replace("log.csv", "base.csv").replace(", price: log2", "")
+    (tmp_path / "prices.yaml").write_text(content)
+    prepare_log(read_own_log(tmp_path / "prices.yaml", "prices"), tmp_path / "prices")
+    prepare_like(tmp_path / "prices", [tmp_path / "new.csv"], tmp_path / "new")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: field 'price': no value is one of those in ")
+    assert ".0'; every row with one" in warning
     rows[1] = own_lines(500)[1]  # one value is known
     prepare_like(tmp_path / "base", [write_lines(tmp_path / "b.csv", rows)], tmp_path / "b")
     assert capsys.readouterr().err == ""

@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -226,6 +227,7 @@ def test_parquet_columns_of_every_plain_type_become_texts(tmp_path: Path) -> Non
             "clicked": pa.array([row % 2 for row in range(rows)], pa.int8()),
             "float": pa.array([1.0, None, math.nan, 2.5] * 10),
             "large": pa.array([-3.0, 2.0**53, math.inf, -0.0] * 10),
+            "half": pa.array(np.array([2.0, 2.25, -1.5, 0.1] * 10, np.float16)),
             "truth": pa.array([True, False, None, True] * 10),
             "day": pa.array([datetime(2024, 2, 29).date(), None] * 20),
             "price": pa.array([*map(str, range(4))] * 10).cast(pa.decimal128(5, 2)),
@@ -243,6 +245,7 @@ def test_parquet_columns_of_every_plain_type_become_texts(tmp_path: Path) -> Non
         "hour": {"7"},  # in Tokyo
         "float": {"", "1", "2.5"},
         "large": {"-3", "9007199254740992.0", "inf", "0"},
+        "half": {"2", "2.25", "-1.5", "0.099975586"},
         "truth": {"", "true", "false"},
         "day": {"", "2024-02-29"},
         "price": {"0.00", "1.00", "2.00", "3.00"},
@@ -376,6 +379,19 @@ def test_columns_that_nothing_names_are_kept_or_dropped(tmp_path: Path) -> None:
     assert dropped.field_names == ("price",)
 
 
+def test_a_field_may_be_called_as_a_column_that_is_used_or_dropped(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(as_csv(small_log()))
+    hour = {"column": "time", "transform": "hour", "time": "unix"}
+    others: list[dict[str, Any]] = [{"its_price": {"column": "price"}}, {"x": "drop"}]
+    others[1]["x"] = {"column": "price", "transform": "drop"}
+    for number, more in enumerate(others):
+        schema = prepare_own(tmp_path, str(number), fields={"price": hour, **more})
+        values = read_vocabulary(tmp_path / str(number), schema.fields)
+        assert set(values["price"]) == {str(hour) for hour in range(24)}
+    schema = prepare_own(tmp_path, "dropped", fields={"price": hour}, other_columns="drop")
+    assert schema.field_names == ("price",)
+
+
 @pytest.mark.parametrize(
     ("label", "texts", "expected"),
     [
@@ -400,6 +416,20 @@ def test_a_label_becomes_0_or_1(
         assert labels == [expected[number % len(texts)] for number in numbers]
 
 
+@pytest.mark.parametrize("written", ["010", "1.10", "1_000", "0x1F", "+7", "12:30", "[7, 010]"])
+def test_a_text_that_yaml_would_write_otherwise_is_refused(tmp_path: Path, written: str) -> None:
+    (tmp_path / "log.csv").write_bytes(as_csv(small_log()))
+    path = tmp_path / "log.yaml"
+    head = "files: log.csv\nfields: {time: drop}\n"
+    path.write_text(f"{head}label: {{column: clicked, equals: {written}}}\n")
+    with pytest.raises(DataError, match=r"log.yaml, line 3: YAML reads .* as .*; put it in quotes"):
+        read_own_log(path, "mine")
+    path.write_text(f"{head}label: {{column: clicked, equals: '{written}'}}\n")
+    read_own_log(path, "mine")
+    path.write_text(f"{head}label: {{column: clicked, greater_than: 1_000}}\n")
+    read_own_log(path, "mine")
+
+
 def test_log2_is_the_official_rule_also_for_fractions() -> None:
     texts = ["", "-3", "-0.5", "0", "2", "2.0", "2.5", "3", "1000", "1e3", "999.999", "-2.9"]
     log2 = pl.DataFrame({"price": texts}).select(_field("price", "log2"))["price"].to_list()
@@ -408,6 +438,12 @@ def test_log2_is_the_official_rule_also_for_fractions() -> None:
         "" if value is None else str(math.floor(math.log(value) ** 2) if value > 2 else int(value))
         for value in values
     ]
+
+
+def test_log2_of_a_sentinel_is_not_that_of_a_missing_value() -> None:
+    texts = ["-1e30", "-3.4028235e38", "1e308"]
+    log2 = pl.DataFrame({"price": texts}).select(_field("price", "log2"))["price"].to_list()
+    assert log2 == [str(-(2**63)), str(-(2**63)), str(math.floor(math.log(1e308) ** 2))]
 
 
 def _field(column: str, transform: str, time: str = "iso") -> pl.Expr:
@@ -632,6 +668,10 @@ def test_a_vocabulary_of_the_training_rows_holds_for_every_split(tmp_path: Path,
         ),
         ({"fields": {"user": {"threshold": 0}}}, "user: threshold: 0 is not a whole number of at"),
         ({"fields": {"label": {"column": "user"}}}, "a field cannot be called 'label'"),
+        (
+            {"fields": {"price": {"column": "time", "transform": "hour", "time": "unix"}}},
+            "fields: price: it is made of the column 'time', and there is a column 'price' too; ",
+        ),
         ({"fields": {"clicked": "none"}}, "fields: clicked: 'clicked' is the label's column"),
         ({"fields": {"x": {"column": "clicked"}}}, "fields: x: 'clicked' is the label's column"),
         ({"fields": {}, "label": "user", "columns": ["user"]}, "no column is left to be a field"),

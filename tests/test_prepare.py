@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from data import tfrecord
+from data import vocabulary as vocabulary_module
 from data.encode import Settings
 from data.loader import read_truth
-from data.prepare import main, prepare
+from data.prepare import main, prepare, prepare_like
 from data.raw import RAW_FORMATS, raw_format
 from data.reading import read_chunks
 from data.schema import SPLITS, DataError, Rows, Schema, read_schema
@@ -305,6 +307,25 @@ def test_what_differs_is_made_again(
     assert content(folder) == content(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("other", ["scores.parquet", "notes.txt", "new/schema.yaml"])
+def test_what_is_not_of_the_data_set_is_not_replaced_with_it(
+    tmp_path: Path, log: Path, other: str
+) -> None:
+    folder = tmp_path / "set"
+    prepare("avazu", log, folder)
+    (folder / other).parent.mkdir(exist_ok=True)
+    (folder / other).write_text("precious")
+    before = stamp(folder)
+    prepare("avazu", log, folder)  # is complete as it is
+    for settings, force in ((Settings(), True), (Settings(vocabulary="train"), False)):
+        with pytest.raises(
+            DataError, match=rf"{other.split('/')[0]} lies in .*set, which would be"
+        ):
+            prepare("avazu", log, folder, settings, force=force)
+    assert stamp(folder) == before
+    assert (folder / other).read_text() == "precious"
+
+
 def test_a_malformed_data_set_is_replaced(
     tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -438,6 +459,24 @@ def test_the_vocabulary_decodes_ids_and_counts_values(tmp_path: Path, vocabulary
         assert list(found) == [
             known.get(str(rows[row][column]), field.unknown) for row in split["val"]
         ]
+
+
+def test_much_text_of_a_field_is_written_in_parts(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = prepare("avazu", log, tmp_path / "whole")
+    monkeypatch.setattr(vocabulary_module, "TEXT_AT_ONCE", 40)  # bytes; Arrow takes 2 GiB
+    prepare("avazu", log, tmp_path / "parts")
+    tables = [
+        pd.read_parquet(tmp_path / name / "vocabulary.parquet") for name in ("whole", "parts")
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    groups = pq.ParquetFile(tmp_path / "parts/vocabulary.parquet").num_row_groups
+    assert groups > schema.num_fields
+    largest = max(len(value.encode()) for value in tables[0]["value"].dropna())
+    assert largest <= 40
+    new = prepare_like(tmp_path / "parts", [log], tmp_path / "new")
+    assert new.fields == schema.fields
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path, log: Path) -> None:

@@ -75,6 +75,12 @@ def test_a_missing_schema_says_how_to_make_it(tmp_path: Path) -> None:
         ("offset: 3", "offset: 4", "'C1' has offset 4 and size 5, its ids should begin at 3"),
         ("size: 5", "size: 0", "'C1' has offset 3 and size 0"),
         ("size: 5", "size: five", "not a schema"),
+        ("size: 5", "size: 5.0", "'C1' has offset 3 and size 5.0, which are not whole numbers"),
+        (
+            "version: 1",
+            "version: 1\nlike: abc",
+            "like is 'abc', not a data set and its fingerprint",
+        ),
         ("- name: C1", "- label: C1", "KeyError('name')"),
         ("  val: 1\n", "", "must be given for train, val, test"),
         ("vocabulary", "vocab", "not a schema"),
