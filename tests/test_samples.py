@@ -42,9 +42,7 @@ IN_SHORT = {  # by folder, how its row begins
     "synthetic-avazu": "planted: DeepFM, FinalMLP | official (part 5)",
     "synthetic-avazu-dcnv2": "planted: DCNv2 | official (part 5)",
     "synthetic-avazu-autoint": "planted: AutoInt, 2x | official (part 5)",
-    "synthetic-avazu-two-seeds": (
-        "planted: AutoInt, 4x | official, two seeds of a bigger model (part 5)"
-    ),
+    "synthetic-avazu-autoint-4x": "planted: AutoInt, 4x | official (part 5)",
     "criteo-own-order": "Criteo | and a row order for each seed (part 2)",
     "avazu-own-order": "Avazu | and a row order for each seed (part 2)",
     "synthetic-avazu-own-order": (
