@@ -152,9 +152,7 @@ def _older(output: Path, needed: Sequence[Path]) -> Schema | None:
     """
     for path in needed:
         if output.resolve() in path.resolve().parents:
-            raise DataError(
-                f"{path} lies in {output}, which would be replaced; choose another --output"
-            )
+            raise _would_be_deleted(path, output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     if not (output / SCHEMA_FILE).exists():
@@ -175,10 +173,13 @@ def _is_of_data_set(path: Path) -> bool:
 def _refuse_others(output: Path) -> None:
     for path in sorted(output.iterdir()):
         if not _is_of_data_set(path):
-            raise DataError(
-                f"{path} lies in {output}, which would be replaced; move it, or choose another "
-                f"--output"
-            )
+            raise _would_be_deleted(path, output)
+
+
+def _would_be_deleted(path: Path, output: Path) -> DataError:
+    return DataError(
+        f"{path} lies in {output}, which would be replaced; move it, or choose another --output"
+    )
 
 
 def _is_complete(older: Schema, output: Path, source: Source, settings: Settings) -> bool:

@@ -28,7 +28,7 @@ from modules.runs import (
 from modules.scoring.metrics import MetricError
 from modules.soup import LateSoupTrainer, SeedSoupTrainer, averages_present_members
 from modules.training import Trainer, train_member
-from modules.weights import check_weights
+from modules.weights import has_weights
 
 # What a user can cause; anything else that ends a member is a defect and shows its traceback.
 USER_ERRORS = (DataError, RunError, ModelError, ConfigError, MetricError, OSError)
@@ -187,12 +187,11 @@ def _state_of_run(folder: Path, settings: dict[str, Any], schema: Schema) -> Sta
 def _is_whole(member: Member) -> bool:
     """Whether weights and predictions are there, and those that a soup was made of."""
     try:
-        check_weights(member.folder)
         for split in SCORED_SPLITS:
             member.logits(split)
     except RunError:
         return False
-    return averages_present_members(member)
+    return has_weights(member.folder) and averages_present_members(member)
 
 
 def _aside(folder: Path) -> Path:

@@ -18,14 +18,13 @@ def save_weights(network: Network, folder: Path) -> None:
     safetensors.torch.save_model(network, str(folder / WEIGHTS))
 
 
-def check_weights(folder: Path) -> None:
-    """Raise `RunError` if the weights of the run in `folder` are missing or not whole."""
-    path = folder / WEIGHTS
+def has_weights(folder: Path) -> bool:
+    """Whether the weights of the run in `folder` are there and whole; they are not read."""
     try:
-        with safetensors.safe_open(path, framework="pt"):  # which compares its length
-            pass
-    except (OSError, safetensors.SafetensorError) as error:
-        raise RunError(f"{path}: no weights ({error}); train it again with --force") from error
+        with safetensors.safe_open(folder / WEIGHTS, framework="pt"):  # which compares its length
+            return True
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def load_weights(network: Network, folder: Path) -> None:

@@ -382,9 +382,8 @@ def test_columns_that_nothing_names_are_kept_or_dropped(tmp_path: Path) -> None:
 def test_a_field_may_be_called_as_a_column_that_is_used_or_dropped(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(as_csv(small_log()))
     hour = {"column": "time", "transform": "hour", "time": "unix"}
-    others: list[dict[str, Any]] = [{"its_price": {"column": "price"}}, {"x": "drop"}]
-    others[1]["x"] = {"column": "price", "transform": "drop"}
-    for number, more in enumerate(others):
+    kept, dropped = {"column": "price"}, {"column": "price", "transform": "drop"}
+    for number, more in enumerate(({"its_price": kept}, {"its_price": dropped})):
         schema = prepare_own(tmp_path, str(number), fields={"price": hour, **more})
         values = read_vocabulary(tmp_path / str(number), schema.fields)
         assert set(values["price"]) == {str(hour) for hour in range(24)}

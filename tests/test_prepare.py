@@ -318,9 +318,8 @@ def test_what_is_not_of_the_data_set_is_not_replaced_with_it(
     before = stamp(folder)
     prepare("avazu", log, folder)  # is complete as it is
     for settings, force in ((Settings(), True), (Settings(vocabulary="train"), False)):
-        with pytest.raises(
-            DataError, match=rf"{other.split('/')[0]} lies in .*set, which would be"
-        ):
+        refusal = rf"{other.split('/')[0]} lies in .*set, which would be replaced; move it"
+        with pytest.raises(DataError, match=refusal):
             prepare("avazu", log, folder, settings, force=force)
     assert stamp(folder) == before
     assert (folder / other).read_text() == "precious"

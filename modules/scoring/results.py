@@ -31,10 +31,11 @@ def write_results(folder: Path, tables: Tables, *, latex: bool = False) -> list[
             place.mkdir(exist_ok=True)
             for name in made:
                 (staging / name).replace(place / name)
+            optional = {*PICTURE_TITLES, *(f"{table}.csv" for table in OPTIONAL), LATEX}
+            for older in optional.difference(made):
+                (place / older).unlink(missing_ok=True)
         finally:
             shutil.rmtree(staging)
-    for older in {*PICTURE_TITLES, *(f"{table}.csv" for table in OPTIONAL), LATEX} - {*made}:
-        (place / older).unlink(missing_ok=True)
     return [folder / name for name in (REPORT, *pictures)]
 
 
