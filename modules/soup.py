@@ -120,7 +120,7 @@ class LateSoupTrainer(Trainer):
                 f"arm '{config.arm}': an epoch of {steps} steps has no {snapshots} checkpoints in "
                 f"its second half; use fewer, or --set a smaller batch_size"
             )
-        self.at_steps = {steps - round(gap * back) for back in range(snapshots)}
+        self.at_steps = {steps - min(round(gap * back), steps // 2) for back in range(snapshots)}
         self.step_of_epoch = 0
         self.mean = WeightMean()
         self.trained: dict[str, Tensor] | None = None  # the weights behind the mean

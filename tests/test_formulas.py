@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -284,6 +285,29 @@ def test_self_attention_and_its_gradients(
             strict=True,
         ):
             torch.testing.assert_close(our, their)
+
+
+@pytest.mark.parametrize("for_gradient", [False, True])
+def test_attention_keeps_the_softmaxs_values_for_a_gradient_alone(
+    for_gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "CPU_BLOCK", 1)  # a row at a time
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most = 0
+    softmax = torch.softmax
+
+    def watched(scores: Tensor, dim: int) -> Tensor:
+        nonlocal most
+        values = softmax(scores, dim)
+        alive.add(values)
+        most = max(most, len(alive))
+        return values
+
+    monkeypatch.setattr(torch, "softmax", watched)
+    layer = attention.SelfAttention(4, 6, 2, scale=False, dropout=0.0)
+    with torch.set_grad_enabled(for_gradient):
+        layer(torch.randn(9, FIELDS, 4))
+    assert most == 9 * 2 if for_gradient else most <= 2
 
 
 def attention_by_loops(layer: attention.SelfAttention, row: list[list[float]], scale: bool) -> Any:

@@ -169,6 +169,17 @@ def test_late_checkpoints_are_of_the_second_half_and_leave_the_training_alone(
         torch.testing.assert_close(seen[-1][name], value, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("batch_size", "late"), [(1100, [2, 3]), (500, [4, 7])])
+def test_of_few_steps_too_the_second_half_alone_is_averaged(
+    batch_size: int, late: list[int], encoded: Path, tmp_path: Path
+) -> None:
+    schema, streams = read_schema(encoded), Streams.of(5)
+    run = config("soup-late:2", 5, f"batch_size={batch_size}")
+    network = build_network(run, schema, streams)
+    trainer = LateSoupTrainer(run, schema, encoded, network, streams, tmp_path, snapshots=2)
+    assert sorted(trainer.at_steps) == late
+
+
 def test_more_late_checkpoints_than_steps_are_refused(encoded: Path, tmp_path: Path) -> None:
     failure = outcome(config("soup-late:9"), encoded, tmp_path).failure
     assert "an epoch of 13 steps has no 9 checkpoints in its second half" in failure

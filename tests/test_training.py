@@ -425,6 +425,6 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     assert resolve_device("cpu") == CPU
     with pytest.raises(RunError, match=r"shows \d+ CUDA devices; use --device auto"):
         resolve_device("cuda:99")
-    for name in ("gpu0", "meta", "mps"):
+    for name in ("gpu0", "meta", "mps", "cpu:1"):
         with pytest.raises(RunError, match=f"{name}: not a device; use auto, cpu"):
             resolve_device(name)
