@@ -10,6 +10,7 @@ Shapes: B rows, F fields, C and A width of input and output, A / H width of one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.nn import functional
 from modules.dropout import draw_kept, factors
 from modules.precision import apply_in_float32
 
-CPU_BLOCK, GPU_BLOCK = 2**18, 2**25  # scores at a time: on a CPU as many as its cache holds
+CPU_BLOCK, GPU_BLOCK = 2**17, 2**25  # scores at a time: on a CPU as many as its cache holds
 
 
 class SelfAttention(nn.Module):
@@ -136,10 +137,12 @@ class _SelfAttention(torch.autograd.Function):
 
 
 def _blocks(inputs: Tensor) -> Iterator[slice]:
-    """Blocks of rows."""
+    """Blocks of rows, of nearly the same size."""
+    rows, fields = inputs.shape[:2]
     block = CPU_BLOCK if inputs.device.type == "cpu" else GPU_BLOCK
-    size = max(1, block // inputs.shape[1] ** 2)
-    return (slice(start, start + size) for start in range(0, len(inputs), size))
+    count = max(1, math.ceil(rows / max(1, block // fields**2)))
+    size = max(1, math.ceil(rows / count))
+    return (slice(start, start + size) for start in range(0, rows, size))
 
 
 def _heads(dim: int, heads: int) -> Iterator[slice]:

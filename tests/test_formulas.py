@@ -287,6 +287,18 @@ def test_self_attention_and_its_gradients(
             torch.testing.assert_close(our, their)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 227, 228, 512])
+def test_attentions_blocks_are_all_rows_and_nearly_of_one_size(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "CPU_BLOCK", 24 * 24 * 227)
+    taken = [list(range(rows))[block] for block in attention._blocks(torch.empty(rows, 24, 16))]
+    assert list(itertools.chain(*taken)) == list(range(rows))
+    sizes = [len(block) for block in taken]
+    assert max(sizes, default=0) <= 227 and len(sizes) == math.ceil(rows / 227)
+    assert max(sizes, default=0) - min(sizes, default=0) <= len(sizes)
+
+
 @pytest.mark.parametrize("for_gradient", [False, True])
 def test_attention_keeps_the_softmaxs_values_for_a_gradient_alone(
     for_gradient: bool, monkeypatch: pytest.MonkeyPatch
