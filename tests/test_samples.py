@@ -58,10 +58,7 @@ IN_SHORT = {  # by folder, how its row begins
         "searched for each contender, for the merge the same (part 5)"
     ),
     "synthetic-avazu-searched-autoint": (
-        "planted: AutoInt, 2x | searched for each contender, for the merge the same (part 5)"
-    ),
-    "synthetic-avazu-searched-autoint-4x": (
-        "planted: AutoInt, 4x | searched for each contender, for the merge the same (part 5)"
+        "planted: AutoInt | searched for each contender, for the merge the same (part 5)"
     ),
     "criteo-searched-merged": "Criteo | the base's searched for the merge (part 3)",
     "avazu-searched-merged": "Avazu | the base's searched for the merge (part 3)",
