@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _train(planned, data, args.runs, device)
     except KeyboardInterrupt:
-        print("interrupted: complete members are kept, the same command goes on", file=sys.stderr)
+        goes_on = "--force would train them again" if args.force else "the same command goes on"
+        print(f"interrupted: complete members are kept, {goes_on}", file=sys.stderr)
         return 130
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 
@@ -19,8 +20,9 @@ def atomic_folder(
     An exception removes the folder and leaves an older `target` as it was; what a killed process
     left behind is removed by the next writer of the same target. Of two writers of one target at
     the same time the second raises `BlockingIOError`. An existing `target` is removed in the end
-    where `replace` is set, is moved to `aside` where that is given, and raises `FileExistsError`
-    otherwise. A `target` that is a link is followed. Raises `OSError` as `check_writable`.
+    where `replace` is set, is moved to `aside` where that is given (or to `aside`.2 and so on, as
+    nothing is lost there), and raises `FileExistsError` otherwise. A `target` that is a link is
+    followed. Raises `OSError` as `check_writable`.
     """
     target = Path(target).resolve()
     check_writable(target)
@@ -39,12 +41,15 @@ def atomic_folder(
             raise
         shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
-            target.rename(replaced)
+            target.rename(replaced if aside is None else _free_name(aside))
         partial.rename(target)
-        if aside is not None and replaced.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            replaced.rename(aside)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or `path`.2, `path`.3 and so on: the first one that is not there."""
+    names = chain([path], (path.with_name(f"{path.name}.{number}") for number in count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def check_writable(folder: Path) -> None:

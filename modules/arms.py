@@ -104,7 +104,7 @@ def widen(part: Part, k: float, num_fields: int) -> Part:
     names = GROWTH[part.model].wide
     if not names:
         raise ConfigError(
-            f"width:{k:g}: model '{part.model}' has no width to multiply; use joint:{k:g}, or "
+            f"width:{k:g}: model '{part.model}' has no width to multiply; use {_joint(k)}, or "
             f"leave it out with --models"
         )
     base = part_macs(part, num_fields)
@@ -137,9 +137,10 @@ def deepen(part: Part, k: float, num_fields: int) -> Part:
     """
     names = [name for name in GROWTH[part.model].deep if part.settings.get(name)]
     if not _costs_more_deeper(part, names, num_fields):
+        width = f"width:{k:g} or " if GROWTH[part.model].wide else ""
         raise ConfigError(
-            f"depth:{k:g}: model '{part.model}' has no layers to stack; use width:{k:g} or "
-            f"joint:{k:g}, or leave it out with --models"
+            f"depth:{k:g}: model '{part.model}' has no layers to stack; use "
+            f"{width}{_joint(k)}, or leave it out with --models"
         )
     base = part_macs(part, num_fields)
     below, above = _around(k * base, lambda factor: _deeper(part, names, factor), num_fields)
@@ -168,6 +169,11 @@ def _grown(
 ) -> Part:
     grow = widen if arm.kind == "width" else deepen
     return grow(Part(model, dim, dict(settings)), arm.k, num_fields)
+
+
+def _joint(k: float) -> str:
+    """The joint arm of about k times the base's cost; it has whole modules."""
+    return f"joint:{max(2, round(k))}"
 
 
 def _around(target: float, at: Callable[[float], Part], num_fields: int) -> tuple[Part, Part]:

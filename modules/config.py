@@ -139,15 +139,25 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
-        """The inverse of `to_dict`; also of a run's config.yaml, which says what was built too."""
+        """The inverse of `to_dict`; also of a run's config.yaml, which says what was built too.
+
+        Raises `ConfigError` where settings are missing or unknown, as those of another version.
+        """
         given = {key: value for key, value in content.items() if key != "built"}
-        given["training"] = TrainingConfig(**given["training"])
-        given["model_settings"] = _hashable(given["model_settings"])
-        given["mix"] = tuple(
-            Part(**part | {"settings": _hashable(part["settings"])})
-            for part in given.get("mix", ())
-        )
-        return cls(**given)
+        try:
+            given["training"] = TrainingConfig(**given["training"])
+            given["model_settings"] = _hashable(given["model_settings"])
+            given["mix"] = tuple(
+                Part(**part | {"settings": _hashable(part["settings"])})
+                for part in given.get("mix", ())
+            )
+            return cls(**given)
+        except (TypeError, KeyError) as error:
+            run = f"{given.get('model')} {given.get('arm')} seed {given.get('seed')}"
+            raise ConfigError(
+                f"the settings of the run {run} are not of this version ({error}); train it again "
+                f"with --force, or use the version that trained it"
+            ) from error
 
     def with_seed(self, seed: int) -> RunConfig:
         """The same run from another seed."""

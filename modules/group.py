@@ -162,7 +162,8 @@ def _plan(config: RunConfig, runs: Path, schema: Schema, force: bool) -> Planned
     if there is None:
         return Planned(config, State.MISSING)
     if force:
-        return Planned(config, State.REDO, replaces=there)
+        other = _is_of_other_data(_folder(config, runs), schema)
+        return Planned(config, State.OTHER_DATA if other else State.REDO, replaces=there)
     return Planned(config, _state_of_run(_folder(config, runs), settings, schema))
 
 
@@ -182,6 +183,15 @@ def _state_of_run(folder: Path, settings: dict[str, Any], schema: Schema) -> Sta
             f"--force trains it again, --runs DIR keeps both"
         )
     return State.COMPLETE if _is_whole(member) else State.REDO
+
+
+def _is_of_other_data(folder: Path, schema: Schema) -> bool:
+    """Whether a run was made from other data; one that cannot be read counts as of this."""
+    try:
+        fingerprint: str = read_member(folder).report["data"]["fingerprint"]
+    except RunError:
+        return False
+    return fingerprint != schema.fingerprint
 
 
 def _is_whole(member: Member) -> bool:

@@ -161,12 +161,12 @@ def fit_member(
 ) -> tuple[Trainer, list[Epoch]]:
     """Build a member and train it; its best weights and its log go to `folder`.
 
-    Only rows of the train and val splits are read.
+    Only rows of the train and val splits are read. Raises `RunError` where memory is too small.
     """
     streams = Streams.of(config.seed)
     network = build_placed_network(config, schema, streams, device)
-    trainer = (make_trainer or Trainer)(config, schema, data, network, streams, folder)
-    with _seeded(streams.dropout, device):
+    with _enough_memory(device), _seeded(streams.dropout, device):
+        trainer = (make_trainer or Trainer)(config, schema, data, network, streams, folder)
         return trainer, trainer.fit()
 
 
@@ -175,14 +175,28 @@ def build_placed_network(
 ) -> Network:
     """`build_network`, the models on `device` and the table where the settings want it.
 
-    From then on this process multiplies and keeps memory as suits a network.
+    From then on this process multiplies and keeps memory as suits a network. Raises `RunError`
+    where it cannot be built, or memory is too small.
     """
     keep_freed_memory()
     use_fast_matrix_products()
     on_host = config.training.table_device == "cpu"
-    return build_network(config, schema, streams).place(
-        device, table_device=torch.device("cpu") if on_host else device
-    )
+    network = build_network(config, schema, streams)
+    with _enough_memory(device):
+        return network.place(device, table_device=torch.device("cpu") if on_host else device)
+
+
+@contextmanager
+def _enough_memory(device: torch.device) -> Iterator[None]:
+    """Raise `RunError` with the ways out where the memory of `device` is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"the memory of {device} is too small ({reason}); --set a smaller batch_size or "
+            f"embedding_dim, or table_device=cpu"
+        ) from error
 
 
 def build_network(config: RunConfig, schema: Schema, streams: Streams) -> Network:

@@ -28,7 +28,7 @@ from modules.config import RunConfig
 from modules.cost import measure_latency_ms
 from modules.group import USER_ERRORS
 from modules.provenance import describe_machine
-from modules.runs import Member, RunError, find_members, read_settings
+from modules.runs import Member, RunError, find_members, read_member, read_settings
 from modules.training import Streams, build_placed_network, resolve_device
 
 
@@ -49,22 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         alike = _alike(members, schemas)
         device = resolve_device(args.device)
         rounds = [_measure(alike, schemas, device) for _ in range(args.rounds)]
+        for found, *measured in zip(alike.values(), *rounds, strict=True):
+            _store(found, measured, device)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: what was there before is unchanged", file=sys.stderr)
         return 130
-    for found, *measured in zip(alike.values(), *rounds, strict=True):
-        before = [member.report.get("latency_ms", float("nan")) for member in found]
-        latency = {"latency_ms": median(measured), "latency_machine": describe_machine(device)}
-        for member in found:
-            _rewrite_report(member, member.report | latency)
-        print(
-            f"{found[0].model}/{found[0].arm}: {median(measured):.2f} ms "
-            f"({min(measured):.2f} to {max(measured):.2f}; {len(found)} members reported "
-            f"{min(before):.2f} to {max(before):.2f})"
-        )
     left = len(members) - sum(map(len, alike.values()))
     if left:
         print(f"{left} members of other data are left as they are; name it by --data")
@@ -104,8 +96,26 @@ def _measure(
     return times
 
 
+def _store(found: Sequence[Member], measured: Sequence[float], device: torch.device) -> None:
+    """Write the median into the reports of members that were built alike, and print it."""
+    before = [member.report.get("latency_ms", float("nan")) for member in found]
+    latency = {"latency_ms": median(measured), "latency_machine": describe_machine(device)}
+    for member in found:
+        _rewrite_report(member, member.report | latency)
+    print(
+        f"{found[0].model}/{found[0].arm}: {median(measured):.2f} ms "
+        f"({min(measured):.2f} to {max(measured):.2f}; {len(found)} members reported "
+        f"{min(before):.2f} to {max(before):.2f})"
+    )
+
+
 def _rewrite_report(member: Member, report: dict[str, Any]) -> None:
-    """Replace the report in one step, so that a stopped process leaves the old or the new one."""
+    """Replace the report in one step, so that a stopped process leaves the old or the new one.
+
+    Raises `RunError` where the member was trained again since it was read.
+    """
+    if read_member(member.folder).report != member.report:
+        raise RunError(f"{member.folder} was trained again meanwhile; measure it once more")
     path = member.folder / "report.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=2) + "\n")

@@ -105,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        without = " without --force" if args.force else ""
+        print(f"interrupted: the same command{without} goes on where it was", file=sys.stderr)
         return 130
     print(path)
     return 0

@@ -120,7 +120,8 @@ def test_a_depth_stacks_layers(name: str) -> None:
 def test_models_that_cannot_grow_say_what_to_do() -> None:
     for name, arm, message in (
         ("lr", "width:2", "'lr' has no width to multiply; use joint:2"),
-        ("lr", "depth:2", "'lr' has no layers to stack"),
+        ("lr", "width:1.2", "'lr' has no width to multiply; use joint:2"),
+        ("lr", "depth:2.6", "'lr' has no layers to stack; use joint:3, or leave"),
         ("fm", "depth:2", "'fm' has no layers to stack; use width:2 or joint:2"),
         ("fm", "multi:2", "'fm' has no hidden layer"),
     ):

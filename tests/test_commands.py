@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import trainer_group
 from tests.conftest import ROOT, run_command
 
 SETTINGS = [
@@ -114,6 +115,25 @@ def test_a_failing_member_does_not_stop_the_rest(copy: Path) -> None:
     assert output.splitlines()[-1].startswith("error: lr/base/seed-2022")
     assert "being written by another process" in output.splitlines()[-1]
     assert "4 of 4 members are complete" in group(copy)  # the leftover folder does not matter
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_an_interrupted_group_says_what_goes_on(
+    encoded: Path,
+    tmp_path: Path,
+    force: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer_group, "train_group", stop)
+    flags = ["--dataset", "avazu", "--data", str(encoded), "--models", "lr"]
+    more = ["--force"] if force else []
+    assert trainer_group.main([*flags, "--runs", str(tmp_path), *more]) == 130
+    goes_on = "--force would train them again" if force else "the same command goes on"
+    assert capsys.readouterr().err == f"interrupted: complete members are kept, {goes_on}\n"
 
 
 def test_a_killed_training_leaves_no_run_and_can_be_started_again(copy: Path) -> None:

@@ -60,6 +60,15 @@ def test_settings_are_read_back_as_they_were_written(model: str) -> None:
     assert RunConfig.from_dict(yaml.safe_load(run.to_yaml())) == run
 
 
+def test_settings_of_another_version_are_refused() -> None:
+    content = resolve("mine", "fm").to_dict()
+    newer = content | {"training": content["training"] | {"momentum": 0.9}}
+    older = {key: value for key, value in content.items() if key != "dataset"}
+    for settings, missed in ((newer, "momentum"), (older, "dataset")):
+        with pytest.raises(ConfigError, match=f"the run fm base seed 2021 .*'{missed}'.* --force"):
+            RunConfig.from_dict(settings)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

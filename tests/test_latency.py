@@ -91,6 +91,24 @@ def test_members_of_other_data_are_left_alone(
     assert "all 6 members under" in capsys.readouterr().err
 
 
+def test_a_member_trained_again_meanwhile_keeps_its_new_report(
+    encoded: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    member = members(runs)[0]
+    report = member.folder / "report.json"
+    newer = json.dumps(member.report | {"best_epoch": 7})
+
+    def measured_meanwhile(*_: object) -> float:
+        report.write_text(newer)
+        return 1.0
+
+    monkeypatch.setattr(latency, "measure_latency_ms", measured_meanwhile)
+    assert measure(runs, encoded) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: {member.folder} was trained again meanwhile; measure it once more\n"
+    assert report.read_text() == newer
+
+
 def test_an_interrupted_measurement_changes_no_report(
     encoded: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

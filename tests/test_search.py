@@ -19,7 +19,7 @@ from modules import config as configuration
 from modules.config import RunConfig, resolve
 from modules.runs import RunError
 from modules.scoring.metrics import logloss
-from modules.training import fit_member
+from modules.training import Trainer, fit_member
 
 pytest.importorskip("optuna", reason="an optional requirement, see requirements-search.txt")
 MEMBERS = 2
@@ -130,7 +130,9 @@ def test_the_trial_in_which_a_search_was_stopped_is_made_up_for(
         with monkeypatch.context() as patched:
             patched.setattr(search, "fit_member", stop)
             assert search.main(command("--trials", "2")) == 130
-        assert "interrupted: the same command goes on where it was" in capsys.readouterr().err
+            assert "interrupted: the same command goes on where it was" in capsys.readouterr().err
+            assert search.main(command("--trials", "2", "--force")) == 130
+        assert "the same command without --force goes on" in capsys.readouterr().err
     for trials in ("4", "5"):
         assert search.main(command("--trials", trials)) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -139,6 +141,22 @@ def test_the_trial_in_which_a_search_was_stopped_is_made_up_for(
     as_configured = [" vary=init " in line and line.endswith(" lr=0.01") for line in found]
     assert as_configured[:3] == [False, False, True]  # behind the two others that were queued
     assert "5 trials of up to 2 members" in lines[-2]
+
+
+def test_a_trial_that_needs_too_much_memory_is_one_that_failed(
+    search: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_much(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nSee the documentation")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "fit", too_much)
+        assert search.main(command("--trials", "1")) == 1
+    (line, *_), error = (printed.splitlines() for printed in capsys.readouterr())
+    assert line.startswith("trial 0 fail: the memory of cpu is too small (CUDA out of memory.); ")
+    assert error == ["error: no trial was completed; give it more --trials or --seconds"]
+    assert search.main(command("--trials", "2")) == 0
+    assert capsys.readouterr().out.startswith("trial 1 complete: ")
 
 
 def test_a_line_that_a_killed_search_did_not_finish_is_dropped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from data.loader import Loader
 from data.schema import read_schema
 from modules.config import ConfigError, RunConfig, resolve
 from modules.group import Outcome, State, plan_group, train_group
-from modules.runs import Member, RunError
+from modules.runs import Member, RunError, read_member
 from modules.soup import LateSoupTrainer
 from modules.training import Streams, build_network
 from tests.conftest import ROOT, run_command
@@ -253,6 +254,24 @@ def test_what_another_process_trained_again_since_the_plan_is_taken(
     (found,) = train_group(ours, encoded, runs, CPU)
     assert found.planned.state is State.COMPLETE and found.member is not None
     assert (folder / "report.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_every_run_of_other_data_is_kept(encoded: Path, runs: Path, force: bool) -> None:
+    folder = runs / "toy/deepfm/base/seed-5"
+    losses = []
+    for name in ("seed-5.data-0badc0de", "seed-5.data-0badc0de.2"):
+        report = read_member(folder).report
+        losses.append(report["metrics"]["val"]["logloss"] + 1)
+        report["metrics"]["val"]["logloss"] = losses[-1]
+        report["data"]["fingerprint"] = "0badc0de0000"
+        (folder / "report.json").write_text(json.dumps(report))
+        planned = plan_group([config()], encoded, runs, force=force)
+        assert [entry.state for entry in planned] == [State.OTHER_DATA]
+        assert [found.failure for found in train_group(planned, encoded, runs, CPU)] == [""]
+        aside = read_member(folder.with_name(name)).report
+        assert aside["metrics"]["val"]["logloss"] == losses[-1]
+    assert read_member(folder).report["data"]["fingerprint"] != "0badc0de0000"
 
 
 @pytest.mark.parametrize("name", ["report.json", "config.yaml"])

@@ -22,7 +22,7 @@ from data.loader import Loader, read_labels
 from data.schema import read_schema
 from modules.config import RunConfig, resolve
 from modules.distinct import DistinctIds, find_distinct
-from modules.embedding import EmbeddingTable
+from modules.embedding import EmbeddingTable, Network
 from modules.models import MODELS, build_model
 from modules.models.lr import LR
 from modules.optim import DenseAdam
@@ -419,6 +419,19 @@ def test_sizes_beyond_the_memory_are_named(
 ) -> None:
     with pytest.raises(RunError, match=r"embedding_dim=\d+.* cannot be built .* smaller sizes"):
         train(encoded, tmp_path, model, 1, sizes)
+
+
+@pytest.mark.parametrize("step", [(Network, "place"), (Trainer, "train_step")])
+def test_too_small_a_memory_of_the_gpu_names_the_ways_out(
+    step: tuple[type, str], encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object, **_more: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(*step, too_much)
+    with pytest.raises(RunError, match=r"memory of cpu is too small .*table_device=cpu"):
+        train(encoded, tmp_path, "fm", 1)
+    assert list(tmp_path.glob("toy/fm/base/*")) == []
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
