@@ -170,7 +170,7 @@ def _plan(config: RunConfig, runs: Path, schema: Schema, force: bool) -> Planned
 def _state_of_run(folder: Path, settings: dict[str, Any], schema: Schema) -> State:
     """The state of the run in `folder`, which was asked for with these settings."""
     member = read_member(folder)
-    if member.report["data"]["fingerprint"] != schema.fingerprint:
+    if member.fingerprint != schema.fingerprint:
         return State.OTHER_DATA
     there = with_defaults(read_settings(folder))
     differences = [
@@ -188,10 +188,9 @@ def _state_of_run(folder: Path, settings: dict[str, Any], schema: Schema) -> Sta
 def _is_of_other_data(folder: Path, schema: Schema) -> bool:
     """Whether a run was made from other data; one that cannot be read counts as of this."""
     try:
-        fingerprint: str = read_member(folder).report["data"]["fingerprint"]
+        return read_member(folder).fingerprint != schema.fingerprint
     except RunError:
         return False
-    return fingerprint != schema.fingerprint
 
 
 def _is_whole(member: Member) -> bool:
@@ -206,5 +205,4 @@ def _is_whole(member: Member) -> bool:
 
 def _aside(folder: Path) -> Path:
     """Where a run that was made from other data is kept: beside its place, named by that data."""
-    fingerprint = read_member(folder).report["data"]["fingerprint"]
-    return folder.with_name(f"{folder.name}.data-{fingerprint[:8]}")
+    return folder.with_name(f"{folder.name}.data-{read_member(folder).fingerprint[:8]}")

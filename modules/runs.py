@@ -49,6 +49,12 @@ class Member:
     def name(self) -> str:
         return f"{self.model}/{self.arm}/seed-{self.seed}"
 
+    @property
+    def fingerprint(self) -> str:
+        """That of the data set that it was trained on."""
+        fingerprint: str = self.report["data"]["fingerprint"]
+        return fingerprint
+
     def logits(self, split: str) -> np.ndarray:
         """Logits of `split` in file order, (rows,) float32, memory-mapped."""
         path = self.folder / f"{split}.npy"

@@ -72,7 +72,7 @@ class SeedSoupTrainer(Trainer):
                 f"arm base first, as in --arms base,{config.arm}"
             )
         member = read_member(folder)
-        if member.report["data"]["fingerprint"] != self.schema.fingerprint:
+        if member.fingerprint != self.schema.fingerprint:
             raise RunError(f"{folder} was trained on other data; train the arm base again")
         there = with_defaults(read_settings(folder))
         here = yaml.safe_load(config.to_yaml())

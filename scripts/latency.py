@@ -72,10 +72,9 @@ def _alike(
     """
     alike = defaultdict(list)
     for member in members:
-        fingerprint = member.report["data"]["fingerprint"]
-        if fingerprint in schemas:
+        if member.fingerprint in schemas:
             settings = read_settings(member.folder)
-            alike[fingerprint, json.dumps(settings | {"seed": 0})].append(member)
+            alike[member.fingerprint, json.dumps(settings | {"seed": 0})].append(member)
     if not alike:
         raise RunError(
             f"all {len(members)} members under {members[0].folder.parents[2]} were trained on "

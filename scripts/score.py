@@ -89,7 +89,7 @@ def _members_of(
 ) -> list[Member]:
     """The members of an arm that know the ids of `schema`; there are some of each of `models`."""
     origin = schema.like["fingerprint"] if schema.like else schema.fingerprint
-    known = [member for member in members if member.report["data"]["fingerprint"] == origin]
+    known = [member for member in members if member.fingerprint == origin]
     if not known:
         raise RunError(
             f"none of the {len(members)} members under {members[0].folder.parents[2]} was trained "

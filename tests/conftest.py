@@ -36,6 +36,11 @@ def run_command(*arguments: str | Path, cwd: Path, code: int = 0) -> str:
     return result.stdout
 
 
+def interrupt(*_: object, **_more: object) -> None:
+    """What Ctrl-C does, in place of a function."""
+    raise KeyboardInterrupt
+
+
 def pytest_configure() -> None:
     torch.set_num_threads(1)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import trainer_group
-from tests.conftest import ROOT, run_command
+from tests.conftest import ROOT, interrupt, run_command
 
 SETTINGS = [
     "--set",
@@ -125,10 +125,7 @@ def test_an_interrupted_group_says_what_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer_group, "train_group", stop)
+    monkeypatch.setattr(trainer_group, "train_group", interrupt)
     flags = ["--dataset", "avazu", "--data", str(encoded), "--models", "lr"]
     more = ["--force"] if force else []
     assert trainer_group.main([*flags, "--runs", str(tmp_path), *more]) == 130

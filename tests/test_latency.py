@@ -10,7 +10,7 @@ import pytest
 import trainer_group
 from modules.runs import Member, find_members
 from scripts import latency
-from tests.conftest import run_command
+from tests.conftest import interrupt, run_command
 
 QUICK = ["batch_size=256", "embedding_dim=4", "hidden_units=16,8"]
 
@@ -112,10 +112,7 @@ def test_a_member_trained_again_meanwhile_keeps_its_new_report(
 def test_an_interrupted_measurement_changes_no_report(
     encoded: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(latency, "measure_latency_ms", stop)
+    monkeypatch.setattr(latency, "measure_latency_ms", interrupt)
     assert measure(runs, encoded) == 130
     assert capsys.readouterr().err == "interrupted: what was there before is unchanged\n"
     assert {member.report["latency_ms"] for member in members(runs)} == {1e9}

@@ -16,6 +16,7 @@ import pytest
 import merge as command
 from modules.scoring import results as results_module
 from modules.scoring.metrics import auc, logloss_of_probabilities, sigmoid
+from tests.conftest import interrupt
 from tests.fake_runs import FakeLog, edit_report, read_report
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -476,10 +477,7 @@ def test_a_file_where_results_should_go_is_named_before_the_work(
 def test_an_interrupted_merge_says_that_nothing_changed(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "make_tables", stop)
+    monkeypatch.setattr(command, "make_tables", interrupt)
     monkeypatch.chdir(home)
     assert command.main(["--dataset", "avazu"]) == 130
     assert capsys.readouterr().err == "interrupted: what was there before is unchanged\n"

@@ -17,7 +17,7 @@ from modules.runs import Member, find_members
 from modules.scoring.metrics import auc, sigmoids
 from modules.weights import WEIGHTS
 from scripts import score
-from tests.conftest import run_command
+from tests.conftest import interrupt, run_command
 
 SETTINGS = ["batch_size=256", "embedding_dim=4", "hidden_units=8", "embedding_init=0.1"]
 
@@ -125,10 +125,7 @@ def test_interrupted_scoring_leaves_no_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(score, "_score", stop)
+    monkeypatch.setattr(score, "_score", interrupt)
     flags = ["--dataset", "avazu", "--runs", str(runs), "--data", str(encoded)]
     assert score.main([*flags, "--output", str(tmp_path / "scores.parquet")]) == 130
     assert capsys.readouterr().err == "interrupted: what was there before is unchanged\n"

@@ -20,6 +20,7 @@ from modules.config import RunConfig, resolve
 from modules.runs import RunError
 from modules.scoring.metrics import logloss
 from modules.training import Trainer, fit_member
+from tests.conftest import interrupt
 
 pytest.importorskip("optuna", reason="an optional requirement, see requirements-search.txt")
 MEMBERS = 2
@@ -123,12 +124,8 @@ def test_the_trial_in_which_a_search_was_stopped_is_made_up_for(
         args = search._parse(command())
         search._open_study(args, search._task(args)).ask()
     else:
-
-        def stop(*_: object) -> None:
-            raise KeyboardInterrupt
-
         with monkeypatch.context() as patched:
-            patched.setattr(search, "fit_member", stop)
+            patched.setattr(search, "fit_member", interrupt)
             assert search.main(command("--trials", "2")) == 130
             assert "interrupted: the same command goes on where it was" in capsys.readouterr().err
             assert search.main(command("--trials", "2", "--force")) == 130
